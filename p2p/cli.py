@@ -1,0 +1,141 @@
+"""The `p2p` command: `p2p COMMAND ...`.
+
+Each command lives in a module of its own that is loaded only when the command is typed, so that
+`p2p --help` is quick and a command needs only its own extra. Such a module has
+`add_arguments(parser)` and `run(args) -> int`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Command:
+    """Where a command lives and what it is for, in one line of the help."""
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "demo": Command("p2p.demo", "the whole road: record, convert, train, serve, play, report"),
+    "doctor": Command("p2p.doctor", "what is installed, which device is used, what is missing"),
+    "download": Command("p2p.hub", "released weights and the public dataset from the Hub"),
+    "record": Command("p2p.play.record", "let a scripted player play, and record it"),
+    "play": Command("p2p.play.episodes", "play episodes of a game through a running server"),
+    "export": Command("p2p.train.export", "a training checkpoint into a policy folder"),
+    "import": Command("p2p.model.import_command", "a released .ckpt into a policy folder"),
+    "flops": Command("p2p.train.flops", "parameters, FLOPs, memory and hours of a recipe"),
+    "validate": Command("p2p.evaluate.validate", "perplexities of a policy on held-out recordings"),
+    "evaluate": Command("p2p.evaluate.evaluate", "compare policies and baselines, by game"),
+    "causality": Command("p2p.evaluate.causality", "does the policy look, or copy its own past?"),
+    "toy-causality": Command("p2p.evaluate.toy_causality", "the same question where the answer is known"),
+    "view": Command("p2p.evaluate.view", "draw actions over a recording"),
+}
+
+# Which extra of pixel2play brings an import that a command may miss.
+EXTRA_OF_MODULE = {
+    "av": "data",
+    "composer": "train",
+    "huggingface_hub": "hub",
+    "matplotlib": "plot",
+    "PIL": "plot",
+    "pyarrow": "hub",
+    "streaming": "data",
+    "torchvision": "train",
+    "vizdoom": "play",
+    "wandb": "train",
+    "Xlib": "play",
+    "xxhash": "data",
+}
+DISTRIBUTION_OF_MODULE = {"p2p_convert": "./convert", "p2p_serve": "./serve"}
+
+
+def _overview() -> str:
+    lines = ["usage: p2p COMMAND [options]     (p2p COMMAND --help: the options of one command)", ""]
+    width = max(map(len, COMMANDS))
+    lines += [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    lines += [
+        "",
+        "training:    composer launch recipes/150M.yaml [key=value ...]",
+        "conversion:  p2p-convert --help          serving: p2p-serve --help",
+    ]
+    return "\n".join(lines)
+
+
+def _missing_module_message(error: ModuleNotFoundError) -> str | None:
+    """What to install, or None when the missing module is not one of an extra."""
+    root = (error.name or "").partition(".")[0]
+    if root in EXTRA_OF_MODULE:
+        extra = EXTRA_OF_MODULE[root]
+        return f"the module {root!r} is not installed; it comes with: pip install 'pixel2play[{extra}]'"
+    if root in DISTRIBUTION_OF_MODULE:
+        return f"the package {root!r} is not installed; from a checkout: pip install {DISTRIBUTION_OF_MODULE[root]}"
+    return None
+
+
+def _load(name: str) -> ModuleType:
+    if name == "train":
+        raise ValueError("there is no 'p2p train'; write: composer launch recipes/150M.yaml [key=value ...]")
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else "see p2p --help"
+        raise ValueError(f"unknown command {name!r}; {hint}")
+    return importlib.import_module(COMMANDS[name].module)
+
+
+def _run(name: str, arguments: Sequence[str]) -> int:
+    module = _load(name)
+    parser = argparse.ArgumentParser(prog=f"p2p {name}", description=COMMANDS[name].summary)
+    module.add_arguments(parser)
+    result: int = module.run(parser.parse_args(arguments))
+    return result
+
+
+def _fail(message: object) -> int:
+    print(f"p2p: error: {message}", file=sys.stderr)
+    return USER_ERROR
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0, 2 for a user's error, or what the command says."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if arguments else USER_ERROR
+    if arguments[0] == "--version":
+        from p2p import __version__
+
+        print(f"p2p {__version__}")
+        return 0
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        return _run(arguments[0], arguments[1:])
+    except ModuleNotFoundError as error:
+        message = _missing_module_message(error)
+        if message is None:
+            raise
+        return _fail(message)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError) as error:
+        return _fail(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
