@@ -1,0 +1,224 @@
+"""Who may import whom, read from the source and seen in running processes; docs/architecture.md says why."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PACKAGES = {
+    "p2p": REPOSITORY / "p2p",
+    "p2p_convert": REPOSITORY / "convert" / "p2p_convert",
+    "p2p_serve": REPOSITORY / "serve" / "p2p_serve",
+}
+OURS = tuple(PACKAGES)
+TRAINER = ("composer", "wandb")
+LIGHT = (*TRAINER, "torch", "torchvision", "streaming", "vizdoom")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`may`: the modules of ours (with all below them) that a module may import; `never`: packages of others."""
+
+    may: tuple[str, ...]
+    never: tuple[str, ...] = ()
+
+
+# The longest name that a module starts with decides. Everything may import from its own package, and `p2p` itself.
+RULES = {
+    "p2p": Rule((), LIGHT),
+    "p2p.proto": Rule((), (*LIGHT, "av")),
+    "p2p.actions": Rule((), (*LIGHT, "av")),
+    "p2p.config": Rule(("p2p.actions",), (*LIGHT, "av")),
+    "p2p.protocol": Rule(("p2p.actions", "p2p.proto"), (*LIGHT, "av")),
+    "p2p.recording": Rule(("p2p.actions", "p2p.proto", "p2p.config"), LIGHT),
+    "p2p.format": Rule(("p2p.actions", "p2p.proto", "p2p.config", "p2p.recording"), (*LIGHT, "av")),
+    "p2p.recipe": Rule(("p2p.actions", "p2p.config"), LIGHT),
+    "p2p.model": Rule(("p2p.actions", "p2p.config"), (*TRAINER, "streaming", "vizdoom", "av", "matplotlib")),
+    "p2p.data": Rule(("p2p.actions", "p2p.config", "p2p.format"), (*TRAINER, "vizdoom")),
+    "p2p.data.resize": Rule((), (*LIGHT, "av")),
+    "p2p.train": Rule(
+        (
+            "p2p.actions",
+            "p2p.config",
+            "p2p.data",
+            "p2p.evaluate",
+            "p2p.format",
+            "p2p.model",
+            "p2p.proto",
+            "p2p.recipe",
+            "p2p.recording",
+        ),
+        ("vizdoom",),
+    ),
+    "p2p.evaluate": Rule(
+        ("p2p.actions", "p2p.config", "p2p.data", "p2p.format", "p2p.model", "p2p.recording"), ("composer", "vizdoom")
+    ),
+    "p2p.play": Rule(
+        ("p2p.actions", "p2p.config", "p2p.proto", "p2p.protocol", "p2p.recording"), (*TRAINER, "torch", "streaming")
+    ),
+    "p2p.doctor": Rule((), (*TRAINER, "streaming", "vizdoom")),
+    "p2p.hub": Rule(("p2p.config", "p2p.model"), LIGHT),
+    "p2p.demo": Rule(("p2p", "p2p_serve", "p2p_convert"), ("composer", "streaming")),
+    "p2p_convert": Rule(
+        (
+            "p2p.actions",
+            "p2p.config",
+            "p2p.data.resize",
+            "p2p.data.video",
+            "p2p.format",
+            "p2p.proto",
+            "p2p.recording",
+        ),
+        (*TRAINER, "vizdoom"),
+    ),
+    "p2p_serve": Rule(
+        (
+            "p2p.actions",
+            "p2p.config",
+            "p2p.data.resize",
+            "p2p.model",
+            "p2p.proto",
+            "p2p.protocol",
+            "p2p.recording",
+        ),
+        (*TRAINER, "streaming", "vizdoom", "torchvision"),
+    ),
+}
+
+
+def modules() -> dict[str, Path]:
+    """Every module of ours by its dotted name; the generated ones of p2p.proto are left out."""
+    found = {}
+    for package, folder in PACKAGES.items():
+        for path in sorted(folder.rglob("*.py")):
+            parts = path.relative_to(folder).with_suffix("").parts
+            name = ".".join((package, *parts)).removesuffix(".__init__")
+            if not name.endswith("_pb2"):
+                found[name] = path
+    return found
+
+
+MODULES = modules()
+
+
+def is_below(name: str, ancestor: str) -> bool:
+    return name == ancestor or name.startswith(ancestor + ".")
+
+
+def imported_names(source: str, module: str, is_package: bool = False) -> set[str]:
+    """The dotted names that the source imports anywhere; `from p2p import actions` gives p2p.actions."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = module.split(".")[: None if is_package and node.level == 1 else -node.level + is_package]
+                base = ".".join([*parents, base]).rstrip(".")
+            below = {f"{base}.{alias.name}" for alias in node.names}
+            names |= {name for name in below if name in MODULES} or {base}
+    return names
+
+
+def violations(module: str, names: set[str]) -> list[str]:
+    """What the rules forbid among the names that a module imports."""
+    owner = max((room for room in RULES if is_below(module, room)), key=len)
+    rule = RULES[owner]
+    room = owner if owner != "p2p" else module
+    wrong = []
+    for name in sorted(names):
+        if name.partition(".")[0] in OURS:
+            allowed = name == "p2p" or is_below(name, room) or any(is_below(name, may) for may in rule.may)
+        else:
+            allowed = name.partition(".")[0] not in rule.never
+        if not allowed:
+            wrong.append(f"{module} imports {name}")
+    return wrong
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_module_imports_only_what_its_room_may(module: str) -> None:
+    path = MODULES[module]
+    names = imported_names(path.read_text(), module, path.name == "__init__.py")
+    assert violations(module, names) == []
+
+
+def test_every_room_of_the_rules_exists() -> None:
+    assert [room for room in RULES if room not in MODULES] == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("p2p.actions", "import torch"),
+        ("p2p.model.policy", "from p2p.data import batch"),
+        ("p2p.model.policy", "def f():\n    import composer.core"),
+        ("p2p.data.dataset", "from ..model import policy"),
+        ("p2p.play.client", "from p2p import train"),
+        ("p2p_serve.server", "from p2p.data.dataset import GameplayDataset"),
+        ("p2p_serve.server", "import streaming"),
+        ("p2p.cli", "from p2p.model import load_policy"),
+    ],
+)
+def test_the_rules_find_a_forbidden_import(module: str, source: str) -> None:
+    assert len(violations(module, imported_names(source, module))) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        (
+            "p2p.model.policy",
+            "from p2p.model.mask import x\nfrom . import cache\nimport torch\nfrom p2p import __version__",
+        ),
+        ("p2p_serve.server", "from p2p.data.resize import resize\nfrom p2p.model import load_policy"),
+        ("p2p.recording", "import av\nfrom p2p import actions"),
+    ],
+)
+def test_the_rules_let_a_permitted_import_pass(module: str, source: str) -> None:
+    assert violations(module, imported_names(source, module)) == []
+
+
+def loaded_roots(*imports: str) -> set[str]:
+    """The top-level packages that a fresh process has loaded after importing these modules."""
+    code = (
+        "import importlib, json, sys\n"
+        f"for name in {imports!r}: importlib.import_module(name)\n"
+        "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd="/")
+    assert result.returncode == 0, result.stderr
+    return set(json.loads(result.stdout.splitlines()[-1]))
+
+
+def test_the_server_loads_no_trainer_loader_decoder_or_game() -> None:
+    server = [name for name in MODULES if is_below(name, "p2p_serve") and not name.endswith("__main__")]
+    loaded = loaded_roots(*server)
+    assert "p2p_serve" in loaded
+    assert loaded & {"composer", "streaming", "wandb", "av", "vizdoom", "torchvision", "transformers"} == set()
+
+
+def test_the_core_loads_no_torch() -> None:
+    core = ["p2p.actions", "p2p.config", "p2p.protocol", "p2p.format", "p2p.recipe", "p2p.data.resize"]
+    assert loaded_roots(*core) & {*LIGHT, "av"} == set()
+
+
+def test_the_commands_load_nothing_heavy_before_they_run() -> None:
+    from p2p.cli import COMMANDS
+
+    loaded = loaded_roots("p2p.cli", *(command.module for command in COMMANDS.values()))
+    assert loaded & {*LIGHT, "av", "matplotlib", "pyarrow", "huggingface_hub"} == set()
+
+
+def test_no_file_is_longer_than_five_hundred_lines() -> None:
+    files = [*MODULES.values(), *(REPOSITORY / "tests").rglob("*.py")]
+    too_long = {str(path): lines for path in files if (lines := len(path.read_text().splitlines())) > 500}
+    assert too_long == {}
