@@ -4,6 +4,6 @@ After a change of a `.proto` file, from the repository's root, with the grpcio-t
 generated code runs on newer protobuf runtimes, never the other way, so the generator stays at the lower bound of
 the `protobuf` dependency.
 
-    pip install grpcio-tools==1.66.2
+    pip install grpcio-tools==1.65.5
     python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. p2p/proto/*.proto
 """
