@@ -1,0 +1,140 @@
+"""The real-time protocol as pure functions: bytes of a stream <-> frames and actions. docs/protocol.md states it.
+
+Each message is a 4-byte little-endian unsigned length, then that many bytes of one serialized
+`video_inference.Frame` (client to server) or `video_inference.Action` (server to client).
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from p2p.actions import Action
+from p2p.proto import video_inference_pb2 as messages
+
+DEFAULT_SOCKET = "/tmp/uds.recap"
+FRAME_RATE_HZ = 20
+MAX_MESSAGE_BYTES = 32 * 2**20  # room for one frame of 3840 x 2160
+_LENGTH = struct.Struct("<I")
+_INT32_MAX = 2**31 - 1
+
+
+class ProtocolError(ValueError):
+    """The peer sent what the protocol does not allow; the connection cannot go on."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame as it came: `image` uint8 [Y, X, 3] RGB, `id` the number that its answer repeats."""
+
+    image: NDArray[np.uint8]
+    id: int
+
+
+class MessageReader:
+    """Cuts a stream of bytes into payloads; holds at most one unfinished message."""
+
+    def __init__(self, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
+        self._max_message_bytes = max_message_bytes
+        self._buffer = bytearray()
+
+    @property
+    def num_pending_bytes(self) -> int:
+        """Bytes of a message that has not arrived completely."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes | bytearray | memoryview) -> list[bytes]:
+        """Add what arrived; returns the payloads that are complete now, in order.
+
+        Raises:
+            ProtocolError: when a length prefix announces more than the limit; nothing of it is kept.
+        """
+        self._buffer += data
+        payloads: list[bytes] = []
+        start = 0
+        try:
+            while len(self._buffer) - start >= _LENGTH.size:
+                (length,) = _LENGTH.unpack_from(self._buffer, start)
+                if length > self._max_message_bytes:
+                    start = len(self._buffer)
+                    raise ProtocolError(
+                        f"a message of {length} bytes is announced, at most {self._max_message_bytes} are accepted; "
+                        "the length prefix must be 4 bytes, little-endian"
+                    )
+                end = start + _LENGTH.size + length
+                if len(self._buffer) < end:
+                    break
+                payloads.append(bytes(memoryview(self._buffer)[start + _LENGTH.size : end]))
+                start = end
+        finally:
+            del self._buffer[:start]
+        return payloads
+
+
+def frame_message(payload: bytes) -> bytes:
+    """Any payload with its length prefix."""
+    return _LENGTH.pack(len(payload)) + payload
+
+
+def encode_frame(image: NDArray[np.uint8], frame_id: int) -> bytes:
+    """The message, length prefix included, of a frame uint8 [Y, X, 3]."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"frame of type {image.dtype} and shape {image.shape}: expected uint8 [height, width, 3]")
+    frame = messages.Frame(width=image.shape[1], height=image.shape[0], data=image.tobytes(), id=frame_id)
+    return frame_message(frame.SerializeToString())
+
+
+def parse_frame(payload: bytes) -> Frame:
+    """The frame in a payload; its image is a read-only view of the payload's bytes.
+
+    Raises:
+        ProtocolError: when it is no `Frame`, a side is not positive, or the data is not width * height * 3 bytes.
+    """
+    frame = _parse(messages.Frame, payload, "Frame")
+    height, width, num_bytes = frame.height, frame.width, len(frame.data)
+    if height < 1 or width < 1 or height * width * 3 != num_bytes:
+        raise ProtocolError(
+            f"frame {frame.id} is {width} x {height} with {num_bytes} bytes of data; "
+            "expected width * height * 3 bytes of RGB, row by row"
+        )
+    return Frame(np.frombuffer(frame.data, dtype=np.uint8).reshape(height, width, 3), frame.id)
+
+
+def encode_action(action: Action, frame_id: int) -> bytes:
+    """The message, length prefix included, that answers the frame `frame_id`."""
+    message = messages.Action(keys=action.keys, id=frame_id)
+    message.mouse_action.mouse_delta_px.x = action.dx
+    message.mouse_action.mouse_delta_px.y = action.dy
+    message.mouse_action.buttons_down.extend(action.buttons)
+    return frame_message(message.SerializeToString())
+
+
+def parse_action(payload: bytes) -> tuple[Action, int]:
+    """(action, id of the frame it answers) of a payload.
+
+    Raises:
+        ProtocolError: when the payload is no `Action`.
+    """
+    message = _parse(messages.Action, payload, "Action")
+    mouse = message.mouse_action
+    action = Action(
+        tuple(message.keys), tuple(mouse.buttons_down), int(mouse.mouse_delta_px.x), int(mouse.mouse_delta_px.y)
+    )
+    return action, message.id
+
+
+def next_frame_id(frame_id: int) -> int:
+    """The id after `frame_id`; an int32 that starts anew at 0 when it is used up."""
+    return 0 if frame_id >= _INT32_MAX else frame_id + 1
+
+
+def _parse(message_type: Any, payload: bytes, name: str) -> Any:
+    try:
+        return message_type.FromString(payload)
+    except DecodeError as error:
+        raise ProtocolError(f"a payload of {len(payload)} bytes is not a video_inference.{name}: {error}") from error
