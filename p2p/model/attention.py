@@ -1,0 +1,161 @@
+"""Attention of the main transformer over whole chunks: one function chooses the path for the device.
+
+On a GPU `flex_attention` skips the blocks that the mask leaves empty; elsewhere queries go through
+`scaled_dot_product_attention` in groups of timesteps that meet only the keys within their reach. Both
+give the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from p2p.model.mask import Kind, TokenLayout, visible
+
+TIMESTEPS_PER_GROUP = 16  # of the CPU path: small groups skip more, large ones pay fewer calls
+
+
+@dataclass(frozen=True)
+class AttentionPattern:
+    """What one layer may see in a chunk of `num_timesteps`; hashable, so that masks are made once.
+
+    With `only_out` the queries are the out tokens alone (one per timestep), the keys all tokens.
+    """
+
+    layout: TokenLayout
+    num_timesteps: int
+    history: int
+    num_sinks: int
+    only_out: bool = False
+
+    @property
+    def tokens_per_query_step(self) -> int:
+        return 1 if self.only_out else self.layout.tokens_per_timestep
+
+    def query_step_and_kind(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        if self.only_out:
+            return index, torch.full_like(index, Kind.OUT)
+        return self.layout.step(index), self.layout.kind(index)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, pattern: AttentionPattern) -> Tensor:
+    """Masked attention.
+
+    Args:
+        q: [B, H, Lq, K], Lq = T * S, or T with `pattern.only_out`.
+        k, v: [B, H, num_sinks + T * S, K], sinks first.
+
+    Returns:
+        [B, H, Lq, K].
+    """
+    if q.is_cuda:
+        return _attend_flex(q, k, v, pattern)
+    return _attend_grouped(q, k, v, pattern)
+
+
+def _attend_grouped(q: Tensor, k: Tensor, v: Tensor, pattern: AttentionPattern) -> Tensor:
+    outputs = []
+    per_step, sinks = pattern.tokens_per_query_step, pattern.num_sinks
+    for first, last, first_key_step in _groups(pattern):
+        mask = _group_mask(pattern, first, last, first_key_step, str(q.device))
+        keys = slice(first_key_step * pattern.layout.tokens_per_timestep, last * pattern.layout.tokens_per_timestep)
+        group_k, group_v = (_with_sinks(x, keys, sinks) for x in (k, v))
+        group_q = q[:, :, first * per_step : last * per_step]
+        outputs.append(F.scaled_dot_product_attention(group_q, group_k, group_v, attn_mask=mask))
+    return torch.cat(outputs, dim=2) if len(outputs) > 1 else outputs[0]
+
+
+def _with_sinks(x: Tensor, keys: slice, num_sinks: int) -> Tensor:
+    if not num_sinks or not keys.start:
+        return x[:, :, keys.start : keys.stop + num_sinks]
+    return torch.cat([x[:, :, :num_sinks], x[:, :, keys.start + num_sinks : keys.stop + num_sinks]], dim=2)
+
+
+def _groups(pattern: AttentionPattern) -> list[tuple[int, int, int]]:
+    """(first query timestep, end, first key timestep) of each group; keys end where queries end."""
+    size, end = TIMESTEPS_PER_GROUP, pattern.num_timesteps
+    firsts = range(0, end, size)
+    return [(first, min(first + size, end), max(0, first - pattern.history)) for first in firsts]
+
+
+@lru_cache(maxsize=512)
+def _group_mask(pattern: AttentionPattern, first: int, last: int, first_key_step: int, device: str) -> Tensor:
+    per_step, s = pattern.tokens_per_query_step, pattern.layout.tokens_per_timestep
+    with torch.inference_mode(False):  # the mask is kept: it must also serve training
+        q_step, q_kind = pattern.query_step_and_kind(torch.arange(first * per_step, last * per_step))
+        k_index = torch.arange(first_key_step * s, last * s)
+        k_step, k_kind = pattern.layout.step(k_index), pattern.layout.kind(k_index)
+        mask = visible(q_step[:, None], q_kind[:, None], k_step[None], k_kind[None], pattern.history)
+        return torch.cat([torch.ones(len(q_step), pattern.num_sinks, dtype=torch.bool), mask], dim=1).to(device)
+
+
+# ------------------------------------------------------------------ GPU
+
+
+@lru_cache(maxsize=1)
+def _compiled_flex() -> Callable[..., Any]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=False)  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=64)
+def block_mask(pattern: AttentionPattern, device: str) -> Any:
+    """The `BlockMask` of a pattern, made once per device."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    layout, sinks, history = pattern.layout, pattern.num_sinks, pattern.history
+
+    def mask_mod(b: Tensor, h: Tensor, q_index: Tensor, kv_index: Tensor) -> Tensor:
+        q_step, q_kind = pattern.query_step_and_kind(q_index)
+        k_index = torch.clamp(kv_index - sinks, min=0)
+        seen = visible(q_step, q_kind, layout.step(k_index), layout.kind(k_index), history)
+        return (kv_index < sinks) | seen
+
+    num_queries = pattern.num_timesteps * pattern.tokens_per_query_step
+    num_keys = sinks + pattern.num_timesteps * layout.tokens_per_timestep
+    with torch.inference_mode(False):
+        return create_block_mask(mask_mod, None, None, num_queries, num_keys, device=device)
+
+
+def _attend_flex(q: Tensor, k: Tensor, v: Tensor, pattern: AttentionPattern) -> Tensor:
+    mask = block_mask(pattern, str(q.device))
+    if torch.compiler.is_compiling():
+        from torch.nn.attention.flex_attention import flex_attention
+
+        return flex_attention(q, k, v, block_mask=mask)  # type: ignore[return-value]
+    return _compiled_flex()(q, k, v, block_mask=mask)  # type: ignore[no-any-return]
+
+
+# ------------------------------------------------------------------ counting
+
+
+@dataclass(frozen=True)
+class AttentionCount:
+    """Query-key pairs of one layer and head: all of them, those computed, those that the mask shows."""
+
+    total: int
+    computed: int
+    visible: int
+
+
+def count_pairs(pattern: AttentionPattern, device_type: str = "cpu") -> AttentionCount:
+    """What `attend` computes and skips; for "cuda" at the granularity of flex_attention's blocks."""
+    num_queries = pattern.num_timesteps * pattern.tokens_per_query_step
+    num_keys = pattern.num_sinks + pattern.num_timesteps * pattern.layout.tokens_per_timestep
+    seen = sum(int(_group_mask(pattern, *group, "cpu").sum()) for group in _groups(pattern))
+    if device_type == "cuda":
+        mask = block_mask(pattern, "cpu")
+        blocks = int(mask.kv_num_blocks.sum())
+        if mask.full_kv_num_blocks is not None:
+            blocks += int(mask.full_kv_num_blocks.sum())
+        computed = blocks * mask.BLOCK_SIZE[0] * mask.BLOCK_SIZE[1]
+    else:
+        computed = sum(_group_mask(pattern, *group, "cpu").numel() for group in _groups(pattern))
+    return AttentionCount(num_queries * num_keys, computed, seen)
