@@ -1,0 +1,25 @@
+"""Small PNG figures for reports, drawn without a display."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+
+def new_figure(width_in: float, height_in: float) -> tuple[Any, Any]:
+    """A matplotlib figure and its axes, not tied to any window."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width_in, height_in), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def save_figure(figure: Any, path: Path, dots_per_inch: int = 110) -> None:
+    """Write the PNG; it appears under its name only when complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    figure.savefig(temporary, format="png", dpi=dots_per_inch)
+    os.replace(temporary, path)
