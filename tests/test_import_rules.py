@@ -61,7 +61,8 @@ RULES = {
         ("p2p.actions", "p2p.config", "p2p.data", "p2p.format", "p2p.model", "p2p.recording"), ("composer", "vizdoom")
     ),
     "p2p.play": Rule(
-        ("p2p.actions", "p2p.config", "p2p.proto", "p2p.protocol", "p2p.recording"), (*TRAINER, "torch", "streaming")
+        ("p2p.actions", "p2p.config", "p2p.data.resize", "p2p.proto", "p2p.protocol", "p2p.recording"),
+        (*TRAINER, "torch", "streaming"),
     ),
     "p2p.doctor": Rule((), (*TRAINER, "streaming", "vizdoom")),
     "p2p.hub": Rule(("p2p.config", "p2p.model"), LIGHT),

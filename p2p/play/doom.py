@@ -1,0 +1,152 @@
+"""ViZDoom without a display: the engine, Freedoom and the scenario maps all come in the PyPI wheel.
+
+Two tics of the engine are one step, which is P2P's 20 Hz. The picture is rendered at 320x240 and resized by the same
+function that the server uses for frames of other sizes.
+"""
+
+import contextlib
+import math
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from p2p.actions import Action
+from p2p.data.resize import resize
+from p2p.play.games import FRAME_SIZE, Frame, GameInfo, Thing
+from p2p.play.reaper import mark_children
+
+TICS_PER_STEP = 2
+TURN_DEG_PER_PIXEL = 0.1318  # of the mouse, as in the engine's window at its default sensitivity
+RENDER_SIZE = (240, 320)  # height and width
+
+KEY_BUTTONS = {
+    "w": "MOVE_FORWARD",
+    "s": "MOVE_BACKWARD",
+    "a": "MOVE_LEFT",
+    "d": "MOVE_RIGHT",
+    "LeftArrow": "TURN_LEFT",
+    "RightArrow": "TURN_RIGHT",
+    "Space": "ATTACK",
+    "LeftShift": "SPEED",
+}
+MOUSE_BUTTONS = {"0": "ATTACK"}
+_BUTTONS = (*dict.fromkeys(KEY_BUTTONS.values()), "TURN_LEFT_RIGHT_DELTA")
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where the player stands and looks: map units, and degrees against the clock from the east."""
+
+    x: float
+    y: float
+    angle_deg: float
+
+
+def bearing_deg(pose: Pose, x: float, y: float) -> float:
+    """By how many degrees to the right the player must turn to look at (x, y): in [-180, 180)."""
+    absolute = math.degrees(math.atan2(y - pose.y, x - pose.x))
+    return (pose.angle_deg - absolute + 180) % 360 - 180
+
+
+def button_values(action: Action) -> list[float]:
+    """The engine's buttons for one step: 0 or 1, and last the turn by the mouse in degrees per tic."""
+    held = {KEY_BUTTONS.get(key) for key in action.keys} | {MOUSE_BUTTONS.get(name) for name in action.buttons}
+    pressed = [1.0 if button in held else 0.0 for button in _BUTTONS[:-1]]
+    return [*pressed, action.dx * TURN_DEG_PER_PIXEL / TICS_PER_STEP]
+
+
+class HeadlessDoom:
+    """A scenario of ViZDoom, stepped as fast as it is asked to."""
+
+    def __init__(self, info: GameInfo, labels: bool = False) -> None:
+        self._info = info
+        self._labels = labels
+        self._folder = Path(tempfile.mkdtemp(prefix="p2p-doom-"))  # the engine writes its settings file there
+        mark_children()
+        self._engine = self._start()
+        self._last_frame: Frame = np.zeros((FRAME_SIZE, FRAME_SIZE, 3), np.uint8)
+        self._last_places: dict[int, tuple[str, float, float]] = {}
+
+    def _start(self) -> Any:
+        try:
+            import vizdoom
+        except ImportError as error:
+            raise ValueError(f"{self._info.name} needs the package vizdoom: pip install 'pixel2play[play]'") from error
+        scenario = Path(vizdoom.scenarios_path) / f"{self._info.scenario}.cfg"
+        engine = vizdoom.DoomGame()
+        engine.load_config(str(scenario))
+        engine.set_doom_config_path(str(self._folder / "engine.ini"))
+        engine.set_available_buttons([getattr(vizdoom.Button, name) for name in _BUTTONS])
+        engine.set_available_game_variables(
+            [vizdoom.GameVariable.POSITION_X, vizdoom.GameVariable.POSITION_Y, vizdoom.GameVariable.ANGLE]
+        )
+        engine.set_screen_resolution(vizdoom.ScreenResolution.RES_320X240)
+        engine.set_screen_format(vizdoom.ScreenFormat.RGB24)
+        engine.set_labels_buffer_enabled(self._labels)
+        engine.set_window_visible(False)
+        engine.set_sound_enabled(False)
+        engine.set_mode(vizdoom.Mode.PLAYER)
+        engine.set_episode_timeout(engine.get_episode_timeout() or 2100)
+        with contextlib.chdir(self._folder):  # the engine makes a folder of its own where it starts
+            engine.init()
+        return engine
+
+    def reset(self, seed: int) -> None:
+        self._engine.set_seed(seed % 2**31)
+        self._engine.new_episode()
+        self._last_places = {}
+
+    def frame(self) -> Frame:
+        state = self._engine.get_state()
+        if state is not None:  # there is none once the episode is over
+            self._last_frame = resize(state.screen_buffer, FRAME_SIZE, FRAME_SIZE)
+        return self._last_frame
+
+    def act(self, action: Action) -> None:
+        if self._labels:
+            self._last_places = self._places()
+        self._engine.make_action(button_values(action), TICS_PER_STEP)
+
+    def _places(self) -> dict[int, tuple[str, float, float]]:
+        """Name and map position of each object on the screen, by its number."""
+        state = self._engine.get_state()
+        labels = state.labels if state is not None else ()
+        return {
+            label.object_id: (label.object_name, label.object_position_x, label.object_position_y) for label in labels
+        }
+
+    def things(self) -> list[Thing]:
+        state = self._engine.get_state()
+        if state is None:
+            return []
+        pose = Pose(*(float(value) for value in state.game_variables))
+        found = []
+        for number, (name, x, y) in self._places().items():
+            _, old_x, old_y = self._last_places.get(number, (name, x, y))
+            bearing = bearing_deg(pose, x, y)
+            sight = math.radians(pose.angle_deg - bearing)  # the line of sight, against the clock from the east
+            across = (x - old_x) * math.sin(sight) - (y - old_y) * math.cos(sight)
+            found.append(Thing(name, math.hypot(x - pose.x, y - pose.y), bearing, across))
+        return found
+
+    @property
+    def done(self) -> bool:
+        return bool(self._engine.is_episode_finished())
+
+    @property
+    def score(self) -> float:
+        return float(self._engine.get_total_reward())
+
+    def close(self) -> None:
+        self._engine.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> "HeadlessDoom":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
