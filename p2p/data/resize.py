@@ -58,7 +58,7 @@ def resize(frame: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint
     """The frame uint8 [Y, X, C] stretched to uint8 [height, width, C]; the frame itself if it has that size.
 
     Raises:
-        ValueError: when the frame is not uint8 of three dimensions with at least one pixel, or the size is not positive.
+        ValueError: when the frame is not uint8 [Y, X, C] with at least one pixel, or the size is not positive.
     """
     if frame.dtype != np.uint8 or frame.ndim != 3 or 0 in frame.shape or height < 1 or width < 1:
         raise ValueError(
@@ -78,8 +78,9 @@ def resize(frame: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint
 
 def _blend(taps: NDArray[np.uint8], weights: NDArray[np.int32], power: int) -> NDArray[np.uint8]:
     """The weighted sum over the first axis (2 long), rounded, as uint8."""
-    total = np.multiply(taps[0], weights[0], dtype=np.int32)
+    total: NDArray[np.int32] = np.multiply(taps[0], weights[0], dtype=np.int32)
     total += np.multiply(taps[1], weights[1], dtype=np.int32)
     total += 2 ** (power - 1)
     total >>= power
-    return np.clip(total, 0, 255, out=total).astype(np.uint8)
+    np.clip(total, 0, 255, out=total)
+    return total.astype(np.uint8)
