@@ -1,0 +1,216 @@
+"""Playing one timestep at a time: ring caches, and the same mask as whole chunks.
+
+Each layer keeps the keys and values of the last min(history, T-1) timesteps, plus the current one and
+one more, so that the action tokens of a timestep may be computed together with the next frame. Buffers
+are allocated once and written in place. Out tokens are seen by nobody else: they share one row.
+
+Rotations are taken at absolute positions in float64, so a session never runs out of positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from p2p.model.layers import Layer, rotation
+from p2p.model.mask import Kind, TokenLayout, visible
+from p2p.model.policy import Policy
+
+NEVER = -(2**40)  # the timestep of a row that nobody has written
+
+
+@dataclass(frozen=True)
+class RingLayout:
+    """Rows of one cache: [sinks][out][slot 0][slot 1]...; a slot holds a timestep's obs and act tokens."""
+
+    tokens: TokenLayout
+    num_sinks: int
+    num_slots: int
+
+    @property
+    def rows_per_slot(self) -> int:
+        return self.tokens.tokens_per_timestep - 1
+
+    @property
+    def first_slot_row(self) -> int:
+        return self.num_sinks + 1
+
+    @property
+    def num_rows(self) -> int:
+        return self.first_slot_row + self.num_slots * self.rows_per_slot
+
+    def row(self, step: Tensor, offset: Tensor) -> Tensor:
+        """Row of the token at `offset` of timestep `step`."""
+        within = torch.where(offset > self.tokens.out, offset - 1, offset)
+        slot_row = self.first_slot_row + (step % self.num_slots) * self.rows_per_slot + within
+        return torch.where(offset == self.tokens.out, self.num_sinks, slot_row)
+
+    def filled_rows(self, num_steps: int) -> int:
+        """Rows that can hold anything after `num_steps` timesteps."""
+        return self.first_slot_row + min(num_steps, self.num_slots) * self.rows_per_slot
+
+
+class Ring:
+    """Which timestep and kind each row holds; shared by the layers with the same history."""
+
+    def __init__(self, layout: RingLayout, history: int, device: torch.device):
+        self.layout, self.history = layout, history
+        slot_kinds = [Kind.OBS] * layout.tokens.num_obs + [Kind.ACT] * layout.tokens.num_action
+        kinds = [Kind.OBS] * layout.num_sinks + [Kind.OUT] + slot_kinds * layout.num_slots
+        self.row_kind = torch.tensor(kinds, device=device)
+        self.row_step = torch.full((layout.num_rows,), NEVER, device=device)
+
+    def reset(self) -> None:
+        self.row_step.fill_(NEVER)
+
+    def write(self, step: Tensor, offset: Tensor) -> Tensor:
+        """Claim the rows of these tokens. What a slot still holds of an older timestep is out of reach."""
+        rows = self.layout.row(step, offset)
+        self.row_step.index_copy_(0, rows, step)
+        return rows
+
+    def mask(self, q_step: Tensor, q_kind: Tensor, num_rows: int) -> Tensor:
+        """Bool [n, num_rows]; sinks are visible to all."""
+        seen = visible(
+            q_step[:, None],
+            q_kind[:, None],
+            self.row_step[None, :num_rows],
+            self.row_kind[None, :num_rows],
+            self.history,
+        )
+        if self.layout.num_sinks:
+            seen[:, : self.layout.num_sinks] = True
+        return seen
+
+
+class Cache:
+    """Keys and values of one batch of players, and how many timesteps they have begun."""
+
+    def __init__(self, policy: Policy, batch_size: int = 1):
+        config = policy.config
+        weight = policy.out_token
+        self.num_steps = 0
+        self.num_sinks = config.num_sink_tokens
+        histories = [min(history, config.num_timesteps - 1) for history in config.histories]
+        self.rings = {
+            history: Ring(RingLayout(policy.layout, self.num_sinks, history + 2), history, weight.device)
+            for history in sorted(set(histories))
+        }
+        self.ring_of_layer = [self.rings[history] for history in histories]
+        self.keys, self.values = [], []
+        for layer, ring in zip(policy.layers, self.ring_of_layer, strict=True):
+            assert isinstance(layer, Layer)
+            shape = (batch_size, config.num_heads, ring.layout.num_rows, policy.head_dim)
+            k, v = (torch.zeros(shape, dtype=weight.dtype, device=weight.device) for _ in range(2))
+            if self.num_sinks:
+                with torch.no_grad():
+                    k[:, :, : self.num_sinks] = layer.attention.k_sinks
+                    v[:, :, : self.num_sinks] = layer.attention.v_sinks
+            self.keys.append(k)
+            self.values.append(v)
+
+    def reset(self) -> None:
+        """Forget everything; the buffers stay."""
+        self.num_steps = 0
+        for ring in self.rings.values():
+            ring.reset()
+
+
+def step_index(layout: TokenLayout, step: int, first: int, last: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Timestep and offset, int64 [last - first] each, of the tokens `first` .. `last` - 1 of a timestep."""
+    offset = torch.arange(first, last, device=device)
+    return torch.full_like(offset, step), offset
+
+
+def run_tokens(policy: Policy, cache: Cache, x: Tensor, step: Tensor, offset: Tensor) -> Tensor:
+    """Run tokens through the main transformer, with the cache before them, and add them to it.
+
+    Args:
+        x: [B, n, D] embedded tokens. An out token, if there is one, must be the last.
+        step, offset: int64 [n], the timestep of each token and its place there; at most two timesteps.
+
+    Returns:
+        [B, 1, D], the output at the out token, or [B, 0, D] without one.
+    """
+    layout = policy.layout
+    table = rotation((step * layout.tokens_per_timestep + offset).double(), policy.head_dim)
+    kind = layout.kind(offset)
+    num_filled = cache.num_steps
+    prepared = {}
+    for ring in cache.rings.values():
+        rows = ring.write(step, offset)
+        num_rows = ring.layout.filled_rows(num_filled)
+        prepared[ring.history] = (rows, num_rows, ring.mask(step, kind, num_rows))
+    num_out = 1 if layout.out == int(offset[-1]) else 0
+    last_layer = len(policy.layers) - 1
+    for i, layer in enumerate(policy.layers):
+        assert isinstance(layer, Layer)
+        rows, num_rows, mask = prepared[cache.ring_of_layer[i].history]
+        normed = layer.attention_norm(x)
+        if i < last_layer:
+            q, k, v = layer.attention.project(normed, table)
+        else:  # of the last layer only the out token is read
+            first = x.shape[1] - num_out
+            x, mask = x[:, first:], mask[first:]
+            table_q = (table[0][first:], table[1][first:])
+            q, k, v = layer.attention.project_apart(normed[:, first:], table_q, normed, table)
+        keys, values = cache.keys[i], cache.values[i]
+        keys.index_copy_(2, rows, k)
+        values.index_copy_(2, rows, v)
+        if x.shape[1] == 0:
+            return x
+        attended = F.scaled_dot_product_attention(q, keys[:, :, :num_rows], values[:, :, :num_rows], attn_mask=mask)
+        x = layer.feed_forward(x + layer.attention.output(attended))
+    return x
+
+
+class Player:
+    """A policy that plays: one timestep after another, for a batch of B players in lockstep.
+
+    `observe` gives the main transformer's output for a frame; `remember` adds the action that was taken,
+    after the answer is sent or, when it was left out, together with the next frame: the result is the same.
+    """
+
+    def __init__(self, policy: Policy, batch_size: int = 1):
+        self.policy = policy
+        self.cache = Cache(policy, batch_size)
+        self._pending: Tensor | None = None  # the action of the last timestep, not yet in the cache
+
+    def reset(self) -> None:
+        self.cache.reset()
+        self._pending = None
+
+    @torch.inference_mode()
+    def observe(self, frames: Tensor, text: Tensor) -> Tensor:
+        """frames uint8 [B, 3, Y, X], text [B, n_text, text_dim] -> y_out [B, D]."""
+        policy, cache = self.policy, self.cache
+        x = policy.observation_tokens(frames, text)
+        step, offset = step_index(policy.layout, cache.num_steps, 0, policy.layout.first_action, x.device)
+        if self._pending is not None:
+            x = torch.cat([policy.action_tokens(self._pending).to(x.dtype), x], dim=1)
+            before = self._action_index()
+            step, offset = torch.cat([before[0], step]), torch.cat([before[1], offset])
+            self._pending = None
+        cache.num_steps += 1
+        return run_tokens(policy, cache, x, step, offset)[:, 0]
+
+    def act(self, actions: Tensor) -> None:
+        """Note the action that followed the last frame, int64 [B, A]; it enters the cache later."""
+        self._pending = actions
+
+    @torch.inference_mode()
+    def remember(self) -> None:
+        """Put the noted action into the cache now."""
+        if self._pending is None:
+            return
+        tokens = self.policy.action_tokens(self._pending)
+        self._pending = None
+        run_tokens(self.policy, self.cache, tokens, *self._action_index())
+
+    def _action_index(self) -> tuple[Tensor, Tensor]:
+        layout = self.policy.layout
+        device = self.policy.out_token.device
+        return step_index(layout, self.cache.num_steps - 1, layout.first_action, layout.tokens_per_timestep, device)

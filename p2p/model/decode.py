@@ -1,0 +1,115 @@
+"""Writing an action: the decoder's eight ids one after another, or several in one pass.
+
+Sampling is sequential: slot j needs the ids of the slots before it. But people hold keys, so the last
+action is a good guess of the next: a pass over guessed ids gives the logits of all slots at once, the
+prefix that the given random numbers would have drawn anyway is kept, and the next pass starts at the
+first difference. The result is that of sampling one by one (Leviathan et al. 2023 do this for text).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from p2p.actions import HEADS
+from p2p.config import SamplingConfig
+from p2p.model.layers import Layer, rotation
+from p2p.model.policy import DECODER_NUM_SINKS, NUM_CHOICES, Policy, causal_mask
+from p2p.model.sampling import sample_from_logits
+
+
+@dataclass
+class Decoded:
+    """ids int64 [B, A]; logits [B, A, V], -inf past a slot's classes; number of decoder passes."""
+
+    ids: Tensor
+    logits: Tensor
+    num_passes: int
+
+
+class DecoderRunner:
+    """Runs a policy's action decoder with a cache of its own; buffers are allocated once."""
+
+    def __init__(self, policy: Policy, batch_size: int = 1):
+        self.policy, self.decoder = policy, policy.decoder
+        config, weight = policy.config, policy.out_token
+        self.num_slots = config.num_action_slots
+        heads = [head for head in HEADS for _ in range(*policy.heads.slots[head].indices(self.num_slots))]
+        self.head_of_slot = heads
+        self.num_choices = torch.tensor([NUM_CHOICES[head] for head in heads], device=weight.device)
+        self.table = rotation(torch.arange(self.num_slots, device=weight.device), self.decoder.head_dim)
+        self.mask = causal_mask(self.num_slots, weight.device)
+        shape = (batch_size, config.decoder_num_heads, DECODER_NUM_SINKS + self.num_slots, self.decoder.head_dim)
+        self.keys, self.values = [], []
+        for layer in self.decoder.layers:
+            assert isinstance(layer, Layer)
+            k, v = (torch.zeros(shape, dtype=weight.dtype, device=weight.device) for _ in range(2))
+            with torch.no_grad():
+                k[:, :, :DECODER_NUM_SINKS] = layer.attention.k_sinks
+                v[:, :, :DECODER_NUM_SINKS] = layer.attention.v_sinks
+            self.keys.append(k)
+            self.values.append(v)
+
+    @torch.inference_mode()
+    def decode(
+        self, y_out: Tensor, uniforms: Tensor, sampling: SamplingConfig, guess: Tensor | None = None
+    ) -> Decoded:
+        """Sample an action.
+
+        Args:
+            y_out: [B, D].
+            uniforms: [B, A] in (0, 1).
+            guess: int64 [B, A], ids to check in one pass; None samples one by one.
+        """
+        ids = torch.zeros_like(uniforms, dtype=torch.int64) if guess is None else guess.clone()
+        logits = torch.full((*uniforms.shape, int(self.num_choices.max())), -torch.inf, device=y_out.device)
+        first, num_passes = 0, 0
+        while first < self.num_slots:
+            last = first + 1 if guess is None else self.num_slots
+            outputs = self._pass(y_out, ids, first, last)
+            num_passes += 1
+            for slot in range(first, last):
+                slot_logits = self.policy.heads.of_slot(outputs[:, slot - first], slot)
+                logits[:, slot, : slot_logits.shape[-1]] = slot_logits.float()
+            drawn = sample_from_logits(
+                logits[:, first:last],
+                uniforms[:, first:last],
+                sampling.temperature,
+                sampling.top_p,
+                sampling.greedy,
+                self.num_choices[first:last],
+            )
+            wrong = (drawn != ids[:, first:last]).any(0)
+            num_right = int(wrong.to(torch.uint8).argmax()) if bool(wrong.any()) else last - first
+            first_new = min(first + num_right + 1, last)  # the first wrong slot is known, too: it was drawn
+            ids[:, first:first_new] = drawn[:, : first_new - first]
+            first = first_new
+        return Decoded(ids, logits, num_passes)
+
+    def _pass(self, y_out: Tensor, ids: Tensor, first: int, last: int) -> Tensor:
+        """Outputs [B, last - first, D] at positions first .. last-1, given the ids before each."""
+        x = self._inputs(y_out, ids, first, last)
+        table = (self.table[0][first:last], self.table[1][first:last])
+        end = DECODER_NUM_SINKS + last
+        mask = self.mask[first:last, :end]
+        for i, layer in enumerate(self.decoder.layers):
+            assert isinstance(layer, Layer)
+            q, k, v = layer.attention.project(layer.attention_norm(x), table)
+            self.keys[i][:, :, DECODER_NUM_SINKS + first : end] = k
+            self.values[i][:, :, DECODER_NUM_SINKS + first : end] = v
+            attended = F.scaled_dot_product_attention(
+                q, self.keys[i][:, :, :end], self.values[i][:, :, :end], attn_mask=mask
+            )
+            x = layer.feed_forward(x + layer.attention.output(attended))
+        return x
+
+    def _inputs(self, y_out: Tensor, ids: Tensor, first: int, last: int) -> Tensor:
+        embed = self.policy.action_embedding
+        parts = [self.decoder.input_projection(y_out)[:, None]] if first == 0 else []
+        for slot in range(max(first - 1, 0), last - 1):  # the input of position j is the id of slot j-1
+            parts.append(embed.of_slots(ids[:, slot], self.head_of_slot[slot])[:, None])
+        dtype = parts[0].dtype
+        return torch.cat([p.to(dtype) for p in parts], dim=1) + self.decoder.position[first:last].to(dtype)
