@@ -1,0 +1,211 @@
+"""Files of a Hub repository: listed, transferred with resumption, and believed only when their hash is right."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_ENDPOINT = "https://huggingface.co"
+STAGING = ".download"
+MAX_TRIES_WITHOUT_PROGRESS = 5
+FIRST_PAUSE_S = 0.5
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file of a repository. Large files have a SHA-256; small ones only git's SHA-1 of the blob."""
+
+    path: str
+    size: int
+    git_sha1: str
+    sha256: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """The hash that the Hub names for this file, with its kind."""
+        return f"sha256:{self.sha256}" if self.sha256 else f"git-sha1:{self.git_sha1}"
+
+
+def file_digest(path: Path, kind: str) -> str:
+    """The hash of a local file, in the notation of `RemoteFile.digest`."""
+    with path.open("rb") as file:
+        if kind == "sha256":
+            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+        while block := file.read(1 << 20):
+            digest.update(block)
+        return f"git-sha1:{digest.hexdigest()}"
+
+
+class Repository:
+    """One repository of the Hub at one commit; the branch or tag is resolved when the object is made.
+
+    The Hub's address is HF_ENDPOINT's when that is set; HF_TOKEN opens private repositories.
+    """
+
+    def __init__(self, repo_id: str, repo_type: str, revision: str | None = None) -> None:
+        from huggingface_hub import HfApi
+
+        self.repo_id, self.repo_type = repo_id, repo_type
+        self.endpoint = os.environ.get("HF_ENDPOINT", DEFAULT_ENDPOINT)
+        self._api = HfApi(endpoint=self.endpoint)
+        with self._explained(f"revision {revision or 'main'}"):
+            self.commit = str(self._api.repo_info(repo_id, repo_type=repo_type, revision=revision).sha)
+
+    def files(self, folder: str | None = None) -> list[RemoteFile]:
+        """Every file below a folder of the repository (below its root when none is named), by path."""
+        with self._explained(f"folder {folder or '/'}"):
+            entries = list(
+                self._api.list_repo_tree(
+                    self.repo_id, folder, recursive=True, revision=self.commit, repo_type=self.repo_type
+                )
+            )
+        found = [_remote_file(entry) for entry in entries if hasattr(entry, "blob_id")]
+        return sorted(found, key=lambda file: file.path)
+
+    def transfer(self, path: str, folder: Path) -> Path:
+        """Bring a file into a folder, going on where an earlier transfer stopped; its content is not checked.
+
+        Raises OSError when MAX_TRIES_WITHOUT_PROGRESS connections in a row brought no byte.
+        """
+        from huggingface_hub import hf_hub_download
+
+        def download() -> Path:
+            return Path(
+                hf_hub_download(
+                    self.repo_id,
+                    path,
+                    repo_type=self.repo_type,
+                    revision=self.commit,
+                    local_dir=folder,
+                    endpoint=self.endpoint,
+                )
+            )
+
+        with self._explained(path):
+            return _with_retries(download, lambda: _bytes_on_the_way(folder), path)
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        """Say in one line which repository, what was asked of it, and what to do."""
+        from huggingface_hub import errors
+
+        place = f"{self.repo_type} {self.repo_id} at {self.endpoint}"
+        try:
+            yield
+        except errors.GatedRepoError as error:
+            raise ValueError(f"{place} asks for consent: accept its terms there and set HF_TOKEN") from error
+        except errors.RepositoryNotFoundError as error:
+            raise ValueError(f"no {place}; check --repo, and HF_TOKEN when it is private") from error
+        except errors.RevisionNotFoundError as error:
+            raise ValueError(f"{place} has no {what}; check --revision") from error
+        except errors.EntryNotFoundError as error:
+            raise ValueError(f"{place} has no {what}") from error
+        except errors.HFValidationError as error:
+            raise ValueError(f"{self.repo_id!r} is not the name of a repository; write OWNER/NAME") from error
+        except OSError as error:
+            first_line = str(error).partition("\n")[0]
+            raise OSError(f"{what} of {place}: {first_line}; run the same command again to go on") from error
+
+
+def _remote_file(entry: Any) -> RemoteFile:
+    return RemoteFile(entry.path, entry.size, entry.blob_id, entry.lfs.sha256 if entry.lfs else None)
+
+
+def _bytes_on_the_way(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*.incomplete"))
+
+
+def _is_worth_another_try(error: OSError) -> bool:
+    """A broken connection or a server's passing trouble; not a refusal, and not trouble of this machine."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        return int(response.status_code) >= 500 or int(response.status_code) in (408, 429)
+    return error.errno is None
+
+
+def _with_retries(download: Callable[[], Path], progress: Callable[[], int], name: str) -> Path:
+    failures, before = 0, progress()
+    while True:
+        try:
+            return download()
+        except OSError as error:
+            now = progress()
+            failures = 0 if now > before else failures + 1
+            if failures >= MAX_TRIES_WITHOUT_PROGRESS or not _is_worth_another_try(error):
+                raise
+            before = now
+            logger.warning("%s: the connection broke after %d bytes; going on from there", name, now)
+            time.sleep(FIRST_PAUSE_S * 2**failures)
+
+
+class Downloads:
+    """A folder that receives verified files. What is on its way lies in STAGING below it.
+
+    `verified.json` there remembers what was finished, so that a second run neither transfers nor hashes again.
+    """
+
+    def __init__(self, repository: Repository, output: Path) -> None:
+        self.repository, self.output = repository, output
+        self._staging = output / STAGING
+        self._record_path = self._staging / "verified.json"
+        self._staging.mkdir(parents=True, exist_ok=True)
+        self._record: dict[str, str] = json.loads(self._record_path.read_text()) if self._record_path.exists() else {}
+
+    def is_done(self, key: str, value: str) -> bool:
+        """Whether `mark_done` was called with these, by this run or an earlier one."""
+        return self._record.get(key) == value
+
+    def mark_done(self, key: str, value: str) -> None:
+        """Remember across runs that a piece of work is finished."""
+        self._record[key] = value
+        temporary = self._record_path.with_suffix(".tmp")
+        with temporary.open("w") as file:
+            json.dump(self._record, file, indent=1, sort_keys=True)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self._record_path)
+
+    def scratch(self, name: str) -> Path:
+        """An empty folder in the staging area."""
+        folder = self._staging / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
+    def fetch_to_staging(self, file: RemoteFile) -> Path:
+        """Transfer a file and check its hash; a file with another hash is deleted and refused with ValueError."""
+        path = self.repository.transfer(file.path, self._staging / "files")
+        kind, _, _ = file.digest.partition(":")
+        found = file_digest(path, kind)
+        if found != file.digest:
+            path.unlink()
+            raise ValueError(
+                f"{file.path}: what arrived has the hash {found}, but {self.repository.repo_id} names {file.digest}; "
+                "it was deleted; run the same command again, and if it happens twice, tell the repository's owner"
+            )
+        return path
+
+    def fetch(self, file: RemoteFile, name: str | None = None) -> Path:
+        """Bring a file under its final name (its path in the repository when none is given)."""
+        final = self.output / (name or file.path)
+        if final.is_file() and final.stat().st_size == file.size and self.is_done(file.path, file.digest):
+            logger.info("%s is there already", final)
+            return final
+        staged = self.fetch_to_staging(file)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(staged, final)
+        self.mark_done(file.path, file.digest)
+        logger.info("%s: %.1f MB, %s as named by the Hub", final, file.size / 1e6, file.digest.partition(":")[0])
+        return final

@@ -1,0 +1,197 @@
+"""A stand-in for the Hub on loopback: the part of its HTTP API that downloads use, with faults on demand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import socketserver
+import threading
+from collections import defaultdict
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+LFS_SUFFIXES = (".ckpt", ".tar.gz", ".mp4", ".parquet")
+
+_API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+)(?:/(.*))?)?$")
+_RESOLVE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)$")
+_CDN = re.compile(r"/cdn/(.+)$")
+
+
+def is_lfs(path: str) -> bool:
+    return path.endswith(LFS_SUFFIXES)
+
+
+def git_sha1(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+@dataclass
+class Transfer:
+    """One GET of a file's content: where it started, and how many bytes were sent."""
+
+    path: str
+    start: int
+    sent: int
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def server_bind(self) -> None:
+        """Without HTTPServer's look-up of the host's name, which takes a second on a machine without network."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = "127.0.0.1", int(self.server_address[1])
+
+
+@dataclass
+class HubStandIn:
+    """Serves repositories ("models" or "datasets", "owner/name") -> {path: content} until `close`.
+
+    `breaks[path]` holds, for each coming transfer, after how many bytes the connection is cut. `substitutes[path]` is
+    sent instead of the file whose hash was promised. A path in `stalls` is sent up to that many bytes; then the
+    transfer waits, with `stalled` set, until `close`.
+    """
+
+    repositories: dict[tuple[str, str], dict[str, bytes]]
+    breaks: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    substitutes: dict[str, bytes] = field(default_factory=dict)
+    stalls: dict[str, int] = field(default_factory=dict)
+    transfers: list[Transfer] = field(default_factory=list)
+    stalled: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.closing = threading.Event()
+        stand_in = self
+
+        class Handler(_Handler):
+            hub = stand_in
+
+        self._server = _Server(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def starts(self, path: str) -> list[int]:
+        """At which byte each transfer of this file began."""
+        return [transfer.start for transfer in self.transfers if transfer.path == path]
+
+    def close(self) -> None:
+        self.closing.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: HubStandIn
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._answer(with_body=False)
+
+    def do_GET(self) -> None:
+        self._answer(with_body=True)
+
+    def _answer(self, with_body: bool) -> None:
+        path = unquote(urlsplit(self.path).path)
+        if match := _API.match(path):
+            kind, repo, action, _, folder = match.groups()
+            self._api((kind, repo), action, folder or "")
+        elif match := _RESOLVE.match(path):
+            kind = "datasets" if match[1] else "models"
+            self._resolve((kind, match[2]), match[3], match[4], with_body)
+        elif match := _CDN.match(path):
+            kind, owner, name, file = match[1].split("/", 3)
+            self._content(file, self.hub.repositories[kind, f"{owner}/{name}"][file])
+        else:
+            self._error(404, "EntryNotFound")
+
+    def _api(self, repo: tuple[str, str], action: str | None, folder: str) -> None:
+        files = self.hub.repositories.get(repo)
+        if files is None:
+            self._error(401, "RepoNotFound")
+        elif action == "tree":
+            below = [path for path in sorted(files) if path.startswith(f"{folder}/" if folder else "")]
+            self._json([self._entry(path, files[path]) for path in below])
+        else:
+            self._json({"id": repo[1], "sha": COMMIT, "siblings": []})
+
+    @staticmethod
+    def _entry(path: str, content: bytes) -> dict[str, Any]:
+        entry: dict[str, Any] = {"type": "file", "path": path, "size": len(content), "oid": git_sha1(content)}
+        if is_lfs(path):
+            digest = hashlib.sha256(content).hexdigest()
+            entry["lfs"] = {"oid": digest, "size": len(content), "pointerSize": 134}
+        return entry
+
+    def _resolve(self, repo: tuple[str, str], revision: str, path: str, with_body: bool) -> None:
+        content = self.hub.repositories.get(repo, {}).get(path)
+        if content is None or revision != COMMIT:
+            self._error(404, "EntryNotFound")
+            return
+        if is_lfs(path):
+            self.send_response(302)
+            self.send_header("Location", f"{self.hub.address}/cdn/{repo[0]}/{repo[1]}/{path}")
+            self.send_header("X-Linked-Etag", f'"{hashlib.sha256(content).hexdigest()}"')
+            self.send_header("X-Linked-Size", str(len(content)))
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        elif with_body:
+            self._content(path, content)
+        else:
+            self.send_response(200)
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("ETag", f'"{git_sha1(content)}"')
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+
+    def _content(self, path: str, content: bytes) -> None:
+        content = self.hub.substitutes.get(path, content)
+        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        start = int(asked[1]) if asked else 0
+        self.send_response(206 if asked else 200)
+        if asked:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        waiting = self.hub.breaks.get(path)
+        limit = waiting.pop(0) if waiting else len(content)
+        limit = min(limit, self.hub.stalls.get(path, limit))
+        part = content[start : start + limit]
+        self.hub.transfers.append(Transfer(path, start, len(part)))
+        try:
+            self.wfile.write(part)
+        except ConnectionError:  # the client was killed
+            self.close_connection = True
+            return
+        if start + limit < len(content):
+            self.wfile.flush()
+            if path in self.hub.stalls:
+                self.hub.stalled.set()
+                self.hub.closing.wait()
+            self.close_connection = True
+
+    def _json(self, value: object) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _error(self, status: int, code: str) -> None:
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
