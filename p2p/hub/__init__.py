@@ -40,11 +40,9 @@ def download_model(repository: Repository, size: str, output: Path) -> tuple[Pat
 def _run_model(args: argparse.Namespace) -> int:
     checkpoint, config = download_model(Repository(args.repo, "model", args.revision), args.size, args.output)
     if args.import_policy:
-        from p2p.model.weights import import_checkpoint
+        from p2p.model.original import import_checkpoint
 
-        policy = checkpoint.parent / "policy"
-        import_checkpoint(checkpoint, policy, config)
-        logger.info("policy: %s", policy)
+        logger.info("policy: %s", import_checkpoint(checkpoint, checkpoint.parent / "policy", config))
     return 0
 
 
