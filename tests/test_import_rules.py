@@ -215,8 +215,11 @@ def test_the_core_loads_no_torch() -> None:
 def test_the_commands_load_nothing_heavy_before_they_run() -> None:
     from p2p.cli import COMMANDS
 
-    loaded = loaded_roots("p2p.cli", *(command.module for command in COMMANDS.values()))
-    assert loaded & {*LIGHT, "av", "matplotlib", "pyarrow", "huggingface_hub"} == set()
+    heavy = {*LIGHT, "av", "matplotlib", "pyarrow", "huggingface_hub"}
+    of_model = {command.module for command in COMMANDS.values() if is_below(command.module, "p2p.model")}
+    others = {command.module for command in COMMANDS.values()} - of_model
+    assert loaded_roots("p2p.cli", *others) & heavy == set()
+    assert loaded_roots("p2p.cli", *of_model) & heavy == {"torch"}, "p2p.model is torch, and nothing else"
 
 
 def test_no_file_is_longer_than_five_hundred_lines() -> None:

@@ -1,0 +1,135 @@
+"""The `p2p` command: its help, its errors, and that it needs no more than the command that was typed."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from p2p import doctor
+from p2p.cli import COMMANDS, EXTRA_OF_MODULE, main
+
+SCREEN_LINES = 40
+
+
+def run_without(missing: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`p2p ...` in a process where one module is not installed."""
+    code = f"import sys; sys.modules[{missing!r}] = None\nfrom p2p.cli import main\nsys.exit(main({list(arguments)!r}))"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+
+def test_help_names_every_command_on_one_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"  {name} " in text for name in COMMANDS)
+    assert len(text.splitlines()) <= 24
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_no_command_is_an_error_that_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "usage: p2p COMMAND" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_the_help_of_each_command_fits_a_screen(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: p2p {command}")
+    assert len(text.splitlines()) <= SCREEN_LINES
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("doktor", "unknown command 'doktor'; did you mean 'doctor'?"),
+        ("xyzzy", "unknown command 'xyzzy'; see p2p --help"),
+        ("train", "composer launch recipes/150M.yaml"),
+    ],
+)
+def test_an_unknown_command_is_answered_in_one_line(
+    typed: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([typed]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [ValueError("no such thing: 7"), FileNotFoundError(2, "No such file", "there")])
+def test_a_users_error_is_one_line_and_status_2(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(args: argparse.Namespace) -> int:
+        raise error
+
+    monkeypatch.setattr(doctor, "run", fail)
+    assert main(["doctor"]) == 2
+    assert capsys.readouterr().err == f"p2p: error: {error}\n"
+
+
+def test_our_own_mistake_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(args: argparse.Namespace) -> int:
+        raise AssertionError("never")
+
+    monkeypatch.setattr(doctor, "run", fail)
+    with pytest.raises(AssertionError):
+        main(["doctor"])
+
+
+def test_ctrl_c_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(args: argparse.Namespace) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor, "run", interrupt)
+    assert main(["doctor"]) == 130
+
+
+def test_a_command_without_its_extra_names_the_extra(tmp_path: Path) -> None:
+    result = run_without("huggingface_hub", "download", "model", "150M", "--output", str(tmp_path))
+    assert result.returncode == 2
+    expected = (
+        "p2p: error: the module 'huggingface_hub' is not installed; it comes with: pip install 'pixel2play[hub]'\n"
+    )
+    assert result.stderr == expected
+
+
+def test_every_extra_that_an_error_may_name_exists(repository: Path) -> None:
+    import tomllib
+
+    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    assert set(EXTRA_OF_MODULE.values()) | set(doctor.NEEDS) - {doctor.CORE} <= set(project["optional-dependencies"])
+
+
+def test_every_command_has_the_two_functions_of_a_command() -> None:
+    for command in COMMANDS.values():
+        module = importlib.import_module(command.module)
+        assert callable(module.add_arguments), command.module
+        assert callable(module.run), command.module
+
+
+def test_doctor_tells_device_and_packages_and_ends_well(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    topics = {line.split()[1] for line in lines if not line.startswith(" ")}
+    assert {"python", "device", "p2p", *doctor.NEEDS} <= topics
+    assert any("torch" in line and ("cpu" in line or "cuda" in line) for line in lines)
+
+
+def test_doctor_says_what_to_install() -> None:
+    result = run_without("vizdoom", "doctor")
+    assert result.returncode == 0, "the core is there"
+    assert "missing: vizdoom (the game)" in result.stdout
+    assert "-> pip install 'pixel2play[play]'" in result.stdout
+
+
+def test_doctor_ends_with_1_when_the_core_is_not_whole() -> None:
+    result = run_without("safetensors", "doctor")
+    assert result.returncode == 1
+    assert "missing: safetensors (weights)" in result.stdout
