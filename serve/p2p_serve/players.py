@@ -1,0 +1,238 @@
+"""What answers the frames of one session: a policy, an echo, or a recording played back."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from p2p.actions import Action
+from p2p.data.resize import resize
+from p2p.protocol import Frame
+from p2p_serve.latency import Marks
+from p2p_serve.text import TextSource
+
+if TYPE_CHECKING:
+    from p2p.config import PolicyConfig
+    from p2p.recording import RecordingWriter
+    from p2p_serve.engine import Engine
+
+log = logging.getLogger(__name__)
+
+
+class Player(Protocol):
+    """Serves one session at a time; every method is called from the inference thread."""
+
+    def warm_up(self) -> None:
+        """Make the first answers as quick as the later ones."""
+
+    def start(self) -> None:
+        """A session begins: nothing of an earlier one may be left."""
+
+    def act(self, frame: Frame, marks: Marks) -> Action:
+        """The answer to a frame."""
+
+    def after_answer(self) -> None:
+        """Work that can wait until the answer is on its way."""
+
+    def forget(self) -> None:
+        """Forget the history of the session."""
+
+    def end(self) -> None:
+        """The session is over."""
+
+
+class EchoPlayer:
+    """Answers every frame at once with one and the same action: for trying a connection."""
+
+    def __init__(self, action: Action = Action()) -> None:  # noqa: B008 (frozen)
+        self._action = action
+
+    def warm_up(self) -> None: ...
+
+    def start(self) -> None: ...
+
+    def act(self, frame: Frame, marks: Marks) -> Action:
+        return self._action
+
+    def after_answer(self) -> None: ...
+
+    def forget(self) -> None: ...
+
+    def end(self) -> None: ...
+
+
+class PlaybackPlayer:
+    """Answers with the actions of a recording, by how far the frames' ids have counted since the session began."""
+
+    def __init__(self, actions: Sequence[Action]) -> None:
+        self._actions = actions
+        self._first_id: int | None = None
+        self._ended = False
+
+    def warm_up(self) -> None: ...
+
+    def start(self) -> None:
+        self._first_id, self._ended = None, False
+
+    def act(self, frame: Frame, marks: Marks) -> Action:
+        if self._first_id is None:
+            self._first_id = frame.id
+        index = frame.id - self._first_id
+        if 0 <= index < len(self._actions):
+            return self._actions[index]
+        if not self._ended:
+            log.info("the recording has ended after %d actions; no key is held from here on", len(self._actions))
+            self._ended = True
+        return Action()
+
+    def after_answer(self) -> None: ...
+
+    def forget(self) -> None:
+        self._first_id = None
+
+    def end(self) -> None: ...
+
+
+def recorded_actions(path: Path) -> list[Action]:
+    """The actions of a recording's steps, with the exact motion in pixels; unknown ones become no action.
+
+    Raises:
+        ValueError: when there is no readable annotation at `path` (a folder or the file), or it has no step.
+    """
+    from p2p.recording import read_annotation
+
+    actions = []
+    for frame in read_annotation(path).frame_annotations[1:]:
+        chosen = frame.system_action if frame.system_action.is_known else frame.user_action
+        if chosen.is_known:
+            mouse = chosen.mouse
+            motion = mouse.mouse_delta_px
+            actions.append(Action(tuple(chosen.keyboard.keys), tuple(mouse.buttons_down), motion.x, motion.y))
+        else:
+            actions.append(Action())
+    if not actions:
+        raise ValueError(f"{path}: holds no step to play back; a recording needs at least two annotated frames")
+    return actions
+
+
+class SessionRecorder:
+    """Writes each session into a folder of its own: frames as the model saw them, actions as system actions."""
+
+    def __init__(self, folder: Path, size: tuple[int, int]) -> None:
+        self._folder = folder
+        self._size = size
+        self._writer: RecordingWriter | None = None
+        self._num_sessions = 0
+
+    def start(self) -> None:
+        from p2p.recording import RecordingWriter
+
+        self._num_sessions += 1
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        name = next(
+            name
+            for number in range(self._num_sessions, 10**9)
+            if not (self._folder / (name := f"session-{stamp}-{number}")).exists()
+        )
+        self._writer = RecordingWriter(self._folder / name, name, size=self._size, preset="ultrafast")
+
+    def add(self, frame: np.ndarray, action: Action, instruction: str, embedding: np.ndarray | None) -> None:  # type: ignore[type-arg]
+        if self._writer is not None:
+            self._writer.add(frame, None, action, instruction, embedding)
+
+    def end(self) -> None:
+        if self._writer is not None:
+            folder = self._writer.close()
+            self._writer = None
+            if folder is not None:
+                log.info("recorded: %s", folder)
+
+
+class PolicyPlayer:
+    """A policy at play.
+
+    Args:
+        text: where the instruction in force is read from, once a frame.
+        mouse_sampling: how a bin of motion becomes pixels.
+        clear_every: forget the history after this many frames; 0: never.
+        forget_after_s: forget it when frames have stopped for longer than this; 0: never.
+        recorder: writes the session down.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        config: PolicyConfig,
+        text: TextSource,
+        mouse_sampling: str | None = None,
+        seed: int | None = None,
+        clear_every: int = 0,
+        forget_after_s: float = 0.0,
+        recorder: SessionRecorder | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine = engine
+        self._size = (config.frame_height, config.frame_width)
+        self._space = config.action_space
+        self._text = text
+        self._mouse_sampling = mouse_sampling or config.sampling.mouse_sampling
+        self._rng = np.random.default_rng(seed)
+        self._clear_every, self._forget_after_s = clear_every, forget_after_s
+        self._recorder = recorder
+        self._clock = clock
+        self._num_steps = 0
+        self._last_frame_s = float("-inf")
+        self._to_record: tuple[np.ndarray, Action, str, np.ndarray | None] | None = None  # type: ignore[type-arg]
+
+    def warm_up(self) -> None:
+        height, width = self._size
+        for _ in range(3):
+            self._engine.step(np.zeros((height, width, 3), dtype=np.uint8))
+            self._engine.finish_step()
+        self._engine.reset()
+
+    def start(self) -> None:
+        self.forget()
+        self._last_frame_s = float("-inf")
+        if self._recorder is not None:
+            self._recorder.start()
+
+    def forget(self) -> None:
+        self._engine.reset()
+        self._num_steps = 0
+
+    def act(self, frame: Frame, marks: Marks) -> Action:
+        now = self._clock()
+        stopped = self._forget_after_s > 0 and now - self._last_frame_s > self._forget_after_s
+        if self._num_steps and (stopped or (self._clear_every and self._num_steps >= self._clear_every)):
+            self.forget()
+        self._last_frame_s = now
+        image = resize(frame.image, *self._size)
+        if not image.flags.writeable:  # a view of the received bytes, which torch does not take
+            image = image.copy()
+        marks.end("resize")
+        instruction = self._text.current
+        begin = time.monotonic()
+        ids = self._engine.step(image, text=instruction.embedding)
+        marks.end("model", begin + self._engine.last_timing.model_s)
+        action = self._space.decode(ids, self._mouse_sampling, self._rng)
+        marks.end("sampling")
+        self._num_steps += 1
+        if self._recorder is not None:
+            self._to_record = (image, action, instruction.text, instruction.embedding)
+        return action
+
+    def after_answer(self) -> None:
+        self._engine.finish_step()
+        if self._recorder is not None and self._to_record is not None:
+            self._recorder.add(*self._to_record)
+            self._to_record = None
+
+    def end(self) -> None:
+        if self._recorder is not None:
+            self._recorder.end()
