@@ -1,4 +1,4 @@
-"""`pip install ./serve` in an environment that holds nothing but pip and torch: what it brings, and how quickly it starts.
+"""`pip install ./serve` where nothing but pip and torch is installed: what it brings, and how quickly it starts.
 
 Needs a package index, so it is left out of the suite; run it with: make test-serve-install [TORCH=torch==2.13.0]
 """
