@@ -1,6 +1,6 @@
 """Why deeper policies copy less: the toy experiment where the causal answer is known.
 
-    p2p toy-causality [--steps 2000000] [--seeds 3] [--plot docs/toy_causality.png]
+    p2p toy-causality [--steps 4000000] [--seeds 3] [--plot docs/toy_causality.png]
 
 A driver must brake while an obstacle is in sight. Each observation holds the obstacle bit, the brake-light bit
 (the previous action) and three standard normal noise numbers. An obstacle appears with probability 0.1 and is gone
@@ -21,6 +21,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from p2p.evaluate.console import say
 
 P_APPEAR, P_GONE = 0.1, 0.025
 NUM_NOISE = 3
@@ -177,7 +179,8 @@ def table(result: ToyResult) -> str:
     """A Markdown table: per depth the final score and the updates until it passed CAUSAL_SCORE."""
     final, reached = result.scores[-1], result.steps_to_causal()
     lines = [
-        f"| hidden layers | score after {result.steps[-1]:,} updates, mean (min-max) | updates until {CAUSAL_SCORE:g} |",
+        f"| hidden layers | score after {result.steps[-1]:,} updates, mean (min-max) | updates until {CAUSAL_SCORE:g}, "
+        "median |",
         "|---|---|---|",
     ]
     for index, depth in enumerate(result.depths):
@@ -191,20 +194,23 @@ def plot(result: ToyResult, path: Path) -> None:
     """Score against updates, one curve per depth (mean over seeds, band from the lowest to the highest)."""
     from p2p.evaluate.figures import new_figure, save_figure
 
-    figure, axes = new_figure(6.0, 3.6)
+    figure, axes = new_figure(7.0, 3.6)
+    millions = result.steps / 1e6
     for index, depth in enumerate(result.depths):
         score = result.scores[:, index]
-        (line,) = axes.plot(result.steps, score.mean(axis=1), label=f"{depth} hidden layers")
-        axes.fill_between(result.steps, score.min(axis=1), score.max(axis=1), color=line.get_color(), alpha=0.2)
-    axes.set_xlabel("updates")
+        (line,) = axes.plot(millions, score.mean(axis=1), label=f"{depth} hidden layers")
+        axes.fill_between(millions, score.min(axis=1), score.max(axis=1), color=line.get_color(), alpha=0.2)
+    axes.set_xlabel("updates (millions)")
     axes.set_ylabel("causal score (nats)")
     axes.axhline(0, color="grey", linewidth=0.8)
-    axes.legend()
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     save_figure(figure, path)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--steps", type=int, default=2_000_000, help="updates of each net (default 2000000, ~3 min)")
+    parser.add_argument(
+        "--steps", type=int, default=4_000_000, help="updates of each net (default 4000000: 3 min on one core)"
+    )
     parser.add_argument("--seeds", type=int, default=3, help="nets per depth (default 3)")
     parser.add_argument("--plot", type=Path, help="where to write the curves as PNG")
 
@@ -213,9 +219,9 @@ def run(args: argparse.Namespace) -> int:
     if args.steps < 1 or args.seeds < 1:
         raise ValueError(f"--steps {args.steps} --seeds {args.seeds}: both must be at least 1")
     result = run_toy(args.steps, args.seeds)
-    print(table(result))
-    print(f"{args.seeds} seeds, {result.seconds:.0f} s on this machine")
+    say(table(result))
+    say(f"{args.seeds} seeds, {result.seconds:.0f} s on this machine")
     if args.plot:
         plot(result, args.plot)
-        print(f"curves: {args.plot}")
+        say(f"curves: {args.plot}")
     return 0
