@@ -1,0 +1,168 @@
+"""Run a server until it is told to stop: sockets, signals, control, reports."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from p2p_serve.control import Control
+from p2p_serve.latency import LatencyLog
+from p2p_serve.players import Player
+from p2p_serve.server import Server, ServerOptions
+from p2p_serve.sockets import listen_tcp, listen_unix, remove_unix
+from p2p_serve.text import TextSource
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class AppOptions:
+    """Where a server listens, and what it reports."""
+
+    socket: Path | None
+    socket_mode: int = 0o600
+    tcp: str | None = None
+    text_file: Path | None = None
+    text_socket: Path | None = None
+    latency_png: Path | None = None
+    what: str = ""
+    server: ServerOptions = ServerOptions()
+
+
+def run(players: Sequence[Player], options: AppOptions, text: TextSource | None = None) -> int:
+    """Serve until SIGINT or SIGTERM; returns the exit status, 0.
+
+    Raises:
+        ValueError: when a socket cannot be opened.
+    """
+    listeners, paths = _open(options)
+    try:
+        asyncio.run(_serve(players, options, listeners, paths, text))
+    finally:
+        for path, inode in paths:
+            remove_unix(path, inode)
+    return 0
+
+
+def _open(options: AppOptions) -> tuple[dict[str, socket.socket], list[tuple[Path, int]]]:
+    """The listening sockets by what they are for, and the socket files to remove at the end."""
+    listeners: dict[str, socket.socket] = {}
+    paths: list[tuple[Path, int]] = []
+    try:
+        for name, path, mode in (
+            ("socket", options.socket, options.socket_mode),
+            ("text", options.text_socket, 0o600),
+        ):
+            if path is not None:
+                listeners[name] = listen_unix(path, mode)
+                paths.append((path, path.lstat().st_ino))
+        if options.tcp is not None:
+            listeners["tcp"] = listen_tcp(options.tcp)
+    except ValueError:
+        for listener in listeners.values():
+            listener.close()
+        for path, inode in paths:
+            remove_unix(path, inode)
+        raise
+    return listeners, paths
+
+
+async def _serve(
+    players: Sequence[Player],
+    options: AppOptions,
+    listeners: dict[str, socket.socket],
+    paths: list[tuple[Path, int]],
+    text: TextSource | None,
+) -> None:
+    stopped = asyncio.Event()
+    _stop_on_signals(stopped)
+    loop = asyncio.get_running_loop()
+
+    def session_ended(latency: LatencyLog) -> None:
+        log.info("%s", latency.report(colour=sys.stderr.isatty()))
+        _write_png(latency, options.latency_png)
+
+    def warm() -> None:
+        loop.call_soon_threadsafe(log.info, "warm: answers are at full speed from now on")
+
+    server = Server(players, options.server, session_ended, warm)
+    control = Control(text, {"report": lambda: _report(server, options), "forget": lambda: _forget(server)})
+    loop.add_signal_handler(signal.SIGUSR1, lambda: log.info("%s", _report(server, options)))
+    where = [name for name in (str(options.socket or ""), options.tcp and _tcp_name(listeners["tcp"])) if name]
+    await server.start([listeners[name] for name in ("socket", "tcp") if name in listeners])
+    log.info("listening on %s · %s · warming up in the background", " and ".join(where), options.what)
+    if options.tcp is not None:
+        log.warning("whoever reaches %s can connect: the protocol has no password", options.tcp)
+    _notify("READY=1")
+    if sys.stdin is not None and not sys.stdin.closed and text is not None:
+        control.read_terminal()
+    if options.text_file is not None:
+        control.watch_file(options.text_file)
+    if "text" in listeners:
+        await control.listen(listeners["text"])
+    await stopped.wait()
+    log.info("stopping")
+    _notify("STOPPING=1")
+    await control.stop()
+    await server.stop()
+
+
+def _stop_on_signals(stopped: asyncio.Event) -> None:
+    """The first SIGINT or SIGTERM stops in order, a second one at once."""
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        stopped.set()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+
+
+def _tcp_name(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"tcp {host}:{port}"
+
+
+def _report(server: Server, options: AppOptions) -> str:
+    if not server.sessions:
+        return "no session is being served"
+    for session in server.sessions:
+        if session.channel is not None:
+            session.latency.num_dropped = session.channel.num_dropped
+        _write_png(session.latency, options.latency_png)
+    return "\n".join(f"{session.name}\n{session.latency.report()}" for session in server.sessions)
+
+
+def _forget(server: Server) -> str:
+    server.forget()
+    return "the history is forgotten from the next frame on"
+
+
+def _write_png(latency: LatencyLog, path: Path | None) -> None:
+    if path is None:
+        return
+    try:
+        latency.write_png(path)
+    except (ValueError, OSError) as error:
+        log.warning("%s", error)
+
+
+def _notify(state: str) -> None:
+    """Tell a service manager of the kind of systemd, if one asked to be told."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
+        try:
+            connection.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
+        except OSError as error:
+            log.debug("the service manager was not told: %s", error)

@@ -1,0 +1,43 @@
+"""Time the model alone, with a full cache: until the answer, and the rest of the step."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from p2p.model import Policy
+from p2p_serve.engine import Engine
+
+
+def time_steps(policy: Policy, num_steps: int, seed: int | None = None) -> str:
+    """Fill the cache, then time `num_steps` frames of noise; returns a table.
+
+    Raises:
+        ValueError: when `num_steps` is not positive.
+    """
+    if num_steps < 1:
+        raise ValueError(f"--steps is {num_steps}; write 1 or more")
+    config = policy.config
+    engine = Engine(policy, seed=seed)
+    shape = (config.frame_height, config.frame_width, 3)
+    frames = np.random.default_rng(0).integers(0, 256, (8, *shape), dtype=np.uint8)
+    times = np.zeros((num_steps, 5))
+    num_before = config.num_timesteps
+    for index in range(-num_before, num_steps):
+        begin = time.perf_counter()
+        engine.step(frames[index % len(frames)])
+        answered = time.perf_counter()
+        engine.finish_step()
+        end = time.perf_counter()
+        timing = engine.last_timing
+        if index >= 0:
+            parts = (answered - begin, timing.model_s, timing.sampling_s, end - answered)
+            times[index] = [*(1000 * part for part in parts), timing.num_passes]
+    lines = [f"{'ms':<22}{'p50':>9}{'p95':>9}{'p99':>9}{'max':>9}"]
+    names = ("until the answer", "  transformer", "  decoder", "after the answer", "decoder passes")
+    for name, column in zip(names, times.T, strict=True):
+        values = (*np.percentile(column, [50, 95, 99]), column.max())
+        lines.append(f"{name:<22}" + "".join(f"{value:>9.2f}" for value in values))
+    lines.append(f"{num_steps} frames with {num_before} before them in the cache")
+    return "\n".join(lines)

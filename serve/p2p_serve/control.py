@@ -1,0 +1,131 @@
+"""What a person may say while the server runs: instructions and commands, from terminal, file or local socket."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any
+
+from p2p_serve.text import TextSource
+
+log = logging.getLogger(__name__)
+
+_MAX_LINE_BYTES = 16 * 1024
+_FILE_POLL_S = 0.1
+
+
+class Control:
+    """Takes lines: one that begins with / is a command, any other an instruction (empty: none)."""
+
+    def __init__(self, text: TextSource | None, commands: Mapping[str, Callable[[], str]]) -> None:
+        self._text = text
+        self._commands = dict(commands)
+        self._turn = asyncio.Lock()  # embedding takes a while; lines keep their order
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listener: asyncio.Server | None = None
+
+    async def line(self, line: str) -> str:
+        """Do what a line says; returns the answer to show.
+
+        Raises:
+            ValueError: for an unknown command or an instruction that cannot be used.
+        """
+        line = line.strip()
+        if line.startswith("/"):
+            command = self._commands.get(line[1:])
+            if command is None:
+                names = " ".join(f"/{name}" for name in self._commands)
+                raise ValueError(f"unknown command {line}; there are {names}; any other line is an instruction")
+            return command()
+        if self._text is None:
+            raise ValueError("nothing here reads instructions")
+        async with self._turn:
+            await asyncio.to_thread(self._text.set, line)
+        return f"instruction: {self._text.current.text or 'none'}"
+
+    def read_terminal(self) -> None:
+        """Take lines that are typed, if this process has the terminal."""
+        stdin = sys.stdin.fileno()
+        buffer = bytearray()
+
+        def readable() -> None:
+            if os.isatty(stdin) and os.tcgetpgrp(stdin) != os.getpgrp():  # in the background: a read would stop us
+                loop.remove_reader(stdin)
+                return
+            data = os.read(stdin, 4096)
+            if not data or len(buffer) > _MAX_LINE_BYTES:
+                loop.remove_reader(stdin)
+                return
+            buffer.extend(data)
+            while b"\n" in buffer:
+                line, _, rest = bytes(buffer).partition(b"\n")
+                buffer[:] = rest
+                self._spawn(self._logged(line.decode(errors="replace")))
+
+        loop = asyncio.get_running_loop()
+        try:
+            loop.add_reader(stdin, readable)
+        except OSError:  # a regular file or a closed descriptor
+            log.debug("standard input cannot be watched")
+
+    def watch_file(self, path: Path) -> None:
+        """The first line of a file is the instruction, whenever the file changes; no file: none."""
+        self._spawn(self._watch(path))
+
+    async def listen(self, listener: socket.socket) -> None:
+        """Take lines on a local socket; each is answered by one line."""
+        self._listener = await asyncio.start_unix_server(self._client, sock=listener, limit=_MAX_LINE_BYTES)
+
+    async def stop(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _logged(self, line: str) -> None:
+        try:
+            answer = await self.line(line)
+        except ValueError as error:
+            log.warning("%s", error)
+            return
+        if line.startswith("/"):
+            log.info("%s", answer)
+
+    async def _watch(self, path: Path) -> None:
+        seen: tuple[int, int] | None = None
+        while True:
+            try:
+                state = path.stat()
+                found = (state.st_mtime_ns, state.st_size)
+                content = path.read_text(errors="replace") if found != seen else ""
+            except OSError:
+                found, content = (0, 0), ""
+            if found != seen and not (seen is None and found == (0, 0)):
+                await self._logged(next(iter(content.splitlines()), "").lstrip("/"))
+            seen = found
+            await asyncio.sleep(_FILE_POLL_S)
+
+    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while line := await reader.readline():
+                try:
+                    answer = await self.line(line.decode(errors="replace"))
+                except ValueError as error:
+                    answer = f"error: {error}"
+                writer.write(answer.encode() + b"\n")
+                await writer.drain()
+        except (ValueError, OSError) as error:  # a line beyond the limit, or the peer has gone
+            log.warning("text socket: closed: %s", error)
+        finally:
+            writer.close()

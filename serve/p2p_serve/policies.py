@@ -1,0 +1,92 @@
+"""The policy that is served: from a policy folder, an original checkpoint, the Hub, or random weights."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from p2p.config import PolicyConfig, from_dict, read_yaml
+from p2p.model import Policy, load_policy
+
+# The sizes of the released models, for --random-weights without a recipe file: (dim, num_layers).
+SIZES = {"150M": (1024, 10), "300M": (1024, 20), "600M": (2048, 9), "1200M": (2048, 22)}
+HUB_PREFIX = "hf:"
+
+
+def choose_device(name: str) -> torch.device:
+    """'auto' is the first GPU if there is one, else the CPU.
+
+    Raises:
+        ValueError: for a device that this machine does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used here ({reason}); write auto, cpu, cuda or cuda:1") from error
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """'auto' is bfloat16 on a GPU and float32 on a CPU."""
+    types = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    return types.get(name, torch.bfloat16 if device.type == "cuda" else torch.float32)
+
+
+def open_policy(source: str, device: torch.device, dtype: torch.dtype) -> Policy:
+    """A policy folder, an original `.ckpt` (with its model_config.yaml beside it), or `hf:OWNER/NAME/SIZE`.
+
+    Raises:
+        ValueError: when nothing of the kind is there, or its weights do not fit its configuration.
+    """
+    if source.startswith(HUB_PREFIX):
+        return _open_checkpoint(*_download(source.removeprefix(HUB_PREFIX)), device, dtype)
+    path = Path(source)
+    if path.suffix == ".ckpt":
+        return _open_checkpoint(path, None, device, dtype)
+    return load_policy(path, device=device, dtype=dtype)
+
+
+def _open_checkpoint(path: Path, config: Path | None, device: torch.device, dtype: torch.dtype) -> Policy:
+    from p2p.model.original import load_checkpoint
+
+    return load_checkpoint(path, config, dtype=dtype).to(device)
+
+
+def _download(name: str) -> tuple[Path, Path]:
+    repository, _, size = name.rpartition("/")
+    if repository.count("/") != 1:
+        raise ValueError(f"{HUB_PREFIX}{name}: expected hf:OWNER/NAME/SIZE, such as hf:elefantai/open-p2p/150M")
+    from p2p.hub import download_model
+    from p2p.hub.transfer import Repository
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "p2p"
+    return download_model(Repository(repository, "model", None), size, cache / repository.replace("/", "--"))
+
+
+def random_policy(recipe: str, seed: int, device: torch.device, dtype: torch.dtype) -> Policy:
+    """A policy of a recipe's shape with random weights, for measuring and for trying things out.
+
+    Raises:
+        ValueError: when `recipe` is neither the path of a recipe or config.yaml nor one of SIZES.
+    """
+    torch.manual_seed(seed)
+    return Policy(recipe_config(recipe)).to(device=device, dtype=dtype).eval()
+
+
+def recipe_config(recipe: str) -> PolicyConfig:
+    """The architecture that a recipe file (its `policy` section), a config.yaml, or a name in SIZES stands for."""
+    path = Path(recipe)
+    if path.suffix in (".yaml", ".yml"):
+        content = read_yaml(path)
+        section = content.get("policy", content)
+        return from_dict(PolicyConfig, section, str(path))
+    if recipe not in SIZES:
+        raise ValueError(f"recipe {recipe!r}: expected one of {', '.join(SIZES)}, or the path of a .yaml file")
+    dim, num_layers = SIZES[recipe]
+    return PolicyConfig(dim=dim, num_layers=num_layers)
