@@ -43,7 +43,7 @@ class _Scripted:
 
 
 class HealthGatherer(_Scripted):
-    """Turns to the nearest medikit (weighted by angle), walks when it is within 35 degrees; without one, turns right."""
+    """Turns to the nearest medikit (weighted by angle), walks when it is within 35 degrees; else turns right."""
 
     def choose(self, things: list[Thing]) -> Action:
         kits = [thing for thing in things if "Medikit" in thing.name]

@@ -8,17 +8,18 @@ the player would have pressed, so that mistakes and the way back from them can b
 
 import argparse
 import json
-import multiprocessing
 import os
-import queue
 import shutil
-from collections.abc import Iterator
+import time
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from p2p.play.console import Progress, duration_text, say
-from p2p.play.games import FRAME_RATE_HZ, FRAME_SIZE, GAMES, GameInfo, game_info
+from p2p.play.games import FRAME_RATE_HZ, FRAME_SIZE, GAMES, Game, game_info, open_game
+from p2p.play.player import Disturbed, scripted_player
+from p2p.play.workers import Report, run_workers
+from p2p.recording import RecordingWriter
 
 SETTINGS_FILE = "record.json"
 SEED_STRIDE = 100_000  # seeds of two recording runs never meet, nor those of evaluation (episodes.FIRST_SEED)
@@ -57,17 +58,15 @@ def record_episodes(settings: RecordSettings, episodes: int, out: Path, num_work
     missing = [episode for episode in range(episodes) if not (out / settings.recording_id(episode)).is_dir()]
     if not missing:
         return 0, 0
-    info = game_info(settings.game)
-    progress = Progress("recording", len(missing) * info.max_steps, "frames")
-    num_frames = num_done = 0
-    for kind, value in _run_workers(settings, missing, out, min(num_workers, len(missing))):
-        if kind == "failed":
-            raise ValueError(f"recording {settings.game} into {out} failed: {value}")
-        num_done += kind == "episode"
-        num_frames += value if kind == "frames" else 0
+    progress = Progress("recording", len(missing) * game_info(settings.game).max_steps, "frames")
+    num_workers = min(num_workers, len(missing))
+    shares = [(settings, missing[index::num_workers], out) for index in range(num_workers)]
+    num_frames = 0
+    for _, frames in run_workers(_record_some, shares):
+        num_frames += frames
         progress.update(num_frames)
     progress.close()
-    return num_done, num_frames
+    return len(missing), num_frames
 
 
 def _check_folder(settings: RecordSettings, out: Path) -> None:
@@ -88,70 +87,18 @@ def _check_folder(settings: RecordSettings, out: Path) -> None:
     os.replace(temporary, path)
 
 
-def _run_workers(
-    settings: RecordSettings, episodes: list[int], out: Path, num_workers: int
-) -> Iterator[tuple[str, Any]]:
-    """Messages of the workers: ("frames", how many more), ("episode", number), ("failed", why)."""
-    from p2p.play.reaper import mark_children
-
-    mark_children()
-    context = multiprocessing.get_context("spawn")
-    messages: Any = context.Queue()
-    workers = [
-        context.Process(
-            target=_record_some, args=(settings, episodes[index::num_workers], str(out), messages), daemon=True
-        )
-        for index in range(num_workers)
-    ]
-    for worker in workers:
-        worker.start()
-    try:
-        num_running = num_workers
-        while num_running:
-            try:
-                kind, value = messages.get(timeout=1.0)
-            except queue.Empty:
-                dead = [worker.exitcode for worker in workers if worker.exitcode]
-                if dead:
-                    yield "failed", f"a worker ended with status {dead[0]}"
-                continue
-            if kind == "end":
-                num_running -= 1
-            else:
-                yield kind, value
-        for worker in workers:
-            worker.join()
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.join()
-
-
-def _record_some(settings: RecordSettings, episodes: list[int], out: str, messages: Any) -> None:
-    """A worker's whole life."""
-    from p2p.play.games import open_game
-    from p2p.play.player import Disturbed, scripted_player
-
-    try:
-        info = game_info(settings.game)
-        game = open_game(settings.game, labels=True)
-        try:
-            player = Disturbed(scripted_player(info), info, settings.disturbance)
-            for episode in episodes:
-                _record_episode(game, player, info, settings, episode, Path(out), messages)
-                messages.put(("episode", episode))
-        finally:
-            game.close()
-        messages.put(("end", 0))
-    except (ValueError, OSError) as error:
-        messages.put(("failed", str(error)))
+def _record_some(settings: RecordSettings, episodes: list[int], out: Path, report: Report) -> None:
+    """One worker: its share of the episodes, one game after another in one engine."""
+    info = game_info(settings.game)
+    with closing(open_game(settings.game, labels=True)) as game:
+        player = Disturbed(scripted_player(info), info, settings.disturbance)
+        for episode in episodes:
+            _record_episode(game, player, settings, episode, out, report)
 
 
 def _record_episode(
-    game: Any, player: Any, info: GameInfo, settings: RecordSettings, episode: int, out: Path, messages: Any
+    game: Game, player: Disturbed, settings: RecordSettings, episode: int, out: Path, report: Report
 ) -> None:
-    from p2p.recording import RecordingWriter
-
     seed = settings.seed * SEED_STRIDE + episode
     game.reset(seed)
     player.begin(game, seed)
@@ -161,7 +108,7 @@ def _record_episode(
         settings.recording_id(episode),
         frame_rate_hz=FRAME_RATE_HZ,
         size=(FRAME_SIZE, FRAME_SIZE),
-        game=info.name,
+        game=settings.game,
         preset=settings.preset,
     ) as writer:
         while not game.done:
@@ -171,8 +118,8 @@ def _record_episode(
             game.act(executed)
             num_frames += 1
             if num_frames % 50 == 0:
-                messages.put(("frames", 50))
-    messages.put(("frames", num_frames % 50))
+                report("frames", 50)
+    report("frames", num_frames % 50)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -202,8 +149,6 @@ def num_episodes(args: argparse.Namespace) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Record, and say what is there now."""
-    import time
-
     settings = RecordSettings(args.game, args.seed, args.disturbance, args.preset)
     if args.workers < 1:
         raise ValueError(f"--workers {args.workers}: expected 1 or more")

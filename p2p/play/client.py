@@ -1,0 +1,119 @@
+"""The client's side of the real-time protocol: frames out, actions back, over a Unix or a TCP socket.
+
+It knows docs/protocol.md and nothing of the policy behind the socket.
+"""
+
+import math
+import select
+import socket
+import time
+from types import TracebackType
+from typing import Self
+
+from p2p.actions import Action
+from p2p.play.games import Frame, Game
+from p2p.protocol import MessageReader, encode_frame, next_frame_id, parse_action
+
+_CHUNK_BYTES = 1 << 16
+
+
+def connect(address: str, timeout_s: float = 10.0) -> socket.socket:
+    """A connected socket; `address` is the path of a Unix socket or HOST:PORT.
+
+    Raises:
+        ValueError: when nobody answers there.
+    """
+    host, colon, port = address.rpartition(":")
+    try:
+        if colon and port.isdigit() and "/" not in address:
+            connection = socket.create_connection((host, int(port)), timeout=timeout_s)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return connection
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.settimeout(timeout_s)
+        connection.connect(address)
+    except OSError as error:
+        raise ValueError(
+            f"{address}: no server answers there ({error.strerror or error}); start one: p2p-serve --policy DIR"
+        ) from error
+    return connection
+
+
+class Client:
+    """One session: the server keeps one player's history for as long as the connection lives."""
+
+    def __init__(self, address: str, timeout_s: float = 30.0) -> None:
+        self._address, self._timeout_s = address, timeout_s
+        self._socket = connect(address, timeout_s)
+        self._reader = MessageReader()
+        self._answers: list[tuple[Action, int]] = []
+        self._next_id = 0
+
+    def send(self, frame: Frame) -> int:
+        """Send a frame uint8 [Y, X, 3]; returns its id, which the answer will carry."""
+        frame_id, self._next_id = self._next_id, next_frame_id(self._next_id)
+        try:
+            self._socket.settimeout(self._timeout_s)
+            self._socket.sendall(encode_frame(frame, frame_id))
+        except OSError as error:
+            raise ValueError(f"{self._address}: the server does not take frames any more ({error})") from error
+        return frame_id
+
+    def answers(self, deadline_s: float = -math.inf) -> list[tuple[Action, int]]:
+        """The answers (action, frame id) that have come; waits for the first one until `deadline_s` (monotonic)."""
+        found: list[tuple[Action, int]] = []
+        while True:
+            wait_s = max(0.0, deadline_s - time.monotonic()) if not found else 0.0
+            if not select.select([self._socket], [], [], wait_s)[0]:
+                return found
+            try:
+                data = self._socket.recv(_CHUNK_BYTES)
+            except OSError as error:
+                raise ValueError(f"{self._address}: the connection broke ({error})") from error
+            if not data:
+                raise ValueError(f"{self._address}: the server closed the connection; its log says why")
+            found += [parse_action(payload) for payload in self._reader.feed(data)]
+
+    def ask(self, frame: Frame) -> Action:
+        """Send a frame and wait for its own answer."""
+        frame_id = self.send(frame)
+        deadline_s = time.monotonic() + self._timeout_s
+        while time.monotonic() < deadline_s:
+            for action, answered in self.answers(deadline_s):
+                if answered == frame_id:
+                    return action
+        raise ValueError(f"{self._address}: no answer to frame {frame_id} within {self._timeout_s:g} s")
+
+    def close(self) -> None:
+        """End the session."""
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class PolicyPlayer:
+    """A policy behind a socket, as a player; each episode is a session of its own."""
+
+    def __init__(self, address: str, timeout_s: float = 30.0) -> None:
+        self._address, self._timeout_s = address, timeout_s
+        self.client: Client | None = None
+
+    def begin(self, game: Game, seed: int) -> None:
+        self.close()
+        self.client = Client(self._address, self._timeout_s)
+
+    def act(self, frame: Frame) -> Action:
+        assert self.client is not None, "begin() comes first"
+        return self.client.ask(frame)
+
+    def close(self) -> None:
+        """End the session, if one is open."""
+        if self.client is not None:
+            self.client.close()
+            self.client = None

@@ -1,0 +1,212 @@
+"""`p2p play`: whole episodes of a game, played by a policy behind a server, and by what it is compared with.
+
+    p2p play runs/doom-tiny/policy --game doom:health_gathering --episodes 20 --compare random,blind,expert,shuffled
+
+The game waits for each answer (2 tics of the engine are one step of 1/20 s), so an evaluation runs as fast as the
+policy can answer; --realtime holds the 20 Hz of the wall clock instead.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from p2p.play.console import Progress, say
+from p2p.play.games import GAMES, game_info
+from p2p.play.workers import CONTEXT, Report, run_workers
+
+POLICY = "policy"
+SHUFFLED = "shuffled"
+COMPARISONS = ("random", "blind", "expert", "idle", SHUFFLED)
+FIRST_SEED = 1_000_000_000  # evaluation begins here; recordings use seeds below
+DESCRIPTIONS = {
+    POLICY: "the policy",
+    SHUFFLED: "the policy, shown frames of other moments",
+    "expert": "the scripted player that was recorded",
+    "random": "random keys, held 1 to 10 steps",
+    "blind": "the scripted player's keys at its rates, without looking",
+    "idle": "no key",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One episode to play: who plays it, and its seed."""
+
+    player: str
+    seed: int
+    video: str | None = None  # write a video there
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode that was played."""
+
+    player: str
+    seed: int
+    score: float
+    num_steps: int
+
+
+@dataclass(frozen=True)
+class PlaySettings:
+    """How the episodes of one comparison are played. `address` may be empty when no policy plays."""
+
+    game: str
+    address: str = ""
+    realtime: bool = False
+
+    def __post_init__(self) -> None:
+        game_info(self.game)
+
+
+def make_jobs(
+    players: Sequence[str], episodes: int, first_seed: int = FIRST_SEED, video: str | None = None
+) -> list[Job]:
+    """Every player plays the same seeds; the policy's first episode is filmed when `video` is given."""
+    unknown = [player for player in players if player != POLICY and player not in COMPARISONS]
+    if unknown:
+        raise ValueError(f"--compare {unknown[0]!r}: no such player; choose from {', '.join(COMPARISONS)}")
+    return [
+        Job(player, first_seed + index, video if player == POLICY and index == 0 else None)
+        for player in players
+        for index in range(episodes)
+    ]
+
+
+def play(settings: PlaySettings, jobs: Sequence[Job], num_workers: int = 2) -> list[Episode]:
+    """Play all jobs in `num_workers` processes; the results are in the order of the jobs.
+
+    Raises:
+        ValueError: when a worker fails, for example because the server closed the connection.
+    """
+    num_workers = min(num_workers, len(jobs))
+    todo = CONTEXT.Queue()
+    for item in [*enumerate(jobs), *[None] * num_workers]:
+        todo.put(item)
+    progress = Progress("playing", len(jobs), "episodes")
+    found: dict[int, Episode] = {}
+    for _, (index, episode) in run_workers(_play_some, [(settings, todo)] * num_workers):
+        found[index] = episode
+        progress.update(len(found))
+    progress.close()
+    return [found[index] for index in range(len(jobs))]
+
+
+def _play_some(settings: PlaySettings, todo: Any, report: Report) -> None:
+    """One worker: takes jobs until there are none."""
+    from p2p.play.stage import Stage
+
+    with Stage(settings) as stage:
+        while (item := todo.get()) is not None:
+            index, job = item
+            report("episode", (index, stage.play(job)))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A player's scores in one line."""
+
+    player: str
+    num_episodes: int
+    mean: float
+    standard_error: float
+    lowest: float
+    highest: float
+
+
+def summarise(episodes: Sequence[Episode]) -> list[Row]:
+    """One row per player, in the order of their first episode."""
+    rows = []
+    for player in dict.fromkeys(episode.player for episode in episodes):
+        scores = [episode.score for episode in episodes if episode.player == player]
+        error = statistics.stdev(scores) / len(scores) ** 0.5 if len(scores) > 1 else float("nan")
+        rows.append(Row(player, len(scores), statistics.fmean(scores), error, min(scores), max(scores)))
+    return rows
+
+
+def format_table(rows: Sequence[Row]) -> str:
+    """The rows as a Markdown table that also reads well on a terminal."""
+    head = ("player", "episodes", "mean score", "± s.e.", "lowest", "highest", "")
+    cells = [head] + [
+        (
+            row.player,
+            str(row.num_episodes),
+            f"{row.mean:.1f}",
+            f"{row.standard_error:.1f}",
+            f"{row.lowest:.0f}",
+            f"{row.highest:.0f}",
+            DESCRIPTIONS.get(row.player, ""),
+        )
+        for row in rows
+    ]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
+    lines = []
+    for line in cells:
+        padded = [
+            text.ljust(width) if column in (0, len(head) - 1) else text.rjust(width)
+            for column, (text, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        lines.append("| " + " | ".join(padded) + " |")
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:-1]), "-" * widths[-1]]
+    lines.insert(1, "| " + " | ".join(rule) + " |")
+    return "\n".join(lines)
+
+
+def write_results(path: Path, settings: PlaySettings, episodes: Sequence[Episode]) -> None:
+    """All episodes and the summary as JSON."""
+    content = {
+        "game": settings.game,
+        "summary": [asdict(row) for row in summarise(episodes)],
+        "episodes": [asdict(episode) for episode in episodes],
+    }
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    temporary.replace(path)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument("policy", nargs="?", type=Path, help="policy folder; a server is started for it")
+    parser.add_argument("--game", required=True, help=f"one of {', '.join(GAMES)}")
+    parser.add_argument("--episodes", type=int, default=20, help="of each player (%(default)s)")
+    parser.add_argument("--compare", default="", help=f"other players, with commas: {','.join(COMPARISONS)}")
+    parser.add_argument("--socket", help="a running server (path or HOST:PORT) instead of a policy folder")
+    parser.add_argument("--seed", type=int, default=0, help="other seeds, other episodes (%(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="games at once (%(default)s)")
+    parser.add_argument("--realtime", action="store_true", help="hold the 20 Hz of the wall clock, one game at a time")
+    parser.add_argument("--video", type=Path, help="film the policy's first episode into this .mp4")
+    parser.add_argument("--json", type=Path, help="write every episode's score there")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Play, and print the table."""
+    compare = [name for name in args.compare.split(",") if name]
+    with_policy = args.policy is not None or args.socket is not None
+    if not with_policy and (SHUFFLED in compare or not compare):
+        raise ValueError("name the policy folder that is to play, or a running server with --socket")
+    if args.episodes < 1 or args.workers < 1:
+        raise ValueError("--episodes and --workers: expected 1 or more")
+    players = [*([POLICY] if with_policy else []), *compare]
+    video = str(args.video) if args.video else None
+    jobs = make_jobs(players, args.episodes, FIRST_SEED + 1_000_000 * args.seed, video)
+    num_workers = 1 if args.realtime else args.workers
+    with ExitStack() as stack:
+        address = args.socket or ""
+        if args.policy is not None and not address:
+            from p2p.play.serving import served
+
+            address = stack.enter_context(served(args.policy, num_workers, seed=args.seed))
+        settings = PlaySettings(args.game, address, args.realtime)
+        episodes = play(settings, jobs, num_workers)
+    say(f"{args.game}, {args.episodes} episodes of each player")
+    say(format_table(summarise(episodes)))
+    if args.json:
+        write_results(args.json, settings, episodes)
+    if video:
+        say(f"video: {video}")
+    return 0

@@ -1,0 +1,67 @@
+"""Several processes that report to this one: what they say is handed on, and none of them stays behind."""
+
+import multiprocessing
+import queue
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+from p2p.play.reaper import mark_children
+
+CONTEXT = multiprocessing.get_context("spawn")  # forked copies of threads and sockets are no good start
+_POLL_S = 1.0
+_END, _FAILED = "__end__", "__failed__"
+
+
+class Report(Protocol):
+    """What a worker calls to say something: `report(kind, value)`."""
+
+    def __call__(self, kind: str, value: Any) -> None: ...
+
+
+def run_workers(work: Callable[..., None], arguments: Sequence[tuple[Any, ...]]) -> Iterator[tuple[str, Any]]:
+    """Run `work(*arguments[i], report)` in one process for each i; yields what they report, as (kind, value).
+
+    Raises:
+        ValueError: with a worker's ValueError or OSError, or when one of them dies; the others are ended.
+    """
+    mark_children()
+    messages: Any = CONTEXT.Queue()
+    workers = [CONTEXT.Process(target=_life, args=(work, args, messages), daemon=True) for args in arguments]
+    try:
+        for worker in workers:
+            worker.start()
+        num_running = len(workers)
+        while num_running:
+            try:
+                kind, value = messages.get(timeout=_POLL_S)
+            except queue.Empty:
+                dead = [worker.exitcode for worker in workers if worker.exitcode]
+                if dead:
+                    raise ValueError(f"a worker process ended with status {dead[0]}") from None
+                continue
+            if kind == _FAILED:
+                raise ValueError(value)
+            if kind == _END:
+                num_running -= 1
+            else:
+                yield kind, value
+        for worker in workers:
+            worker.join()
+    finally:
+        for worker in workers:
+            if worker.pid is not None:
+                worker.kill()
+                worker.join()
+
+
+def _life(work: Callable[..., None], arguments: tuple[Any, ...], messages: Any) -> None:
+    """A worker's whole life. Any error ends the worker and is told, so that nobody waits for it."""
+    try:
+        work(*arguments, lambda kind, value: messages.put((kind, value)))
+    except (ValueError, OSError) as error:
+        messages.put((_FAILED, str(error)))
+    except BaseException:
+        messages.put((_FAILED, traceback.format_exc()))
+        raise
+    messages.put((_END, None))
