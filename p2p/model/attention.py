@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -102,7 +102,7 @@ def _group_mask(pattern: AttentionPattern, first: int, last: int, first_key_step
 def _compiled_flex() -> Callable[..., Any]:
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=False)  # type: ignore[no-any-return]
+    return torch.compile(flex_attention, dynamic=False)
 
 
 @lru_cache(maxsize=64)
@@ -129,8 +129,8 @@ def _attend_flex(q: Tensor, k: Tensor, v: Tensor, pattern: AttentionPattern) -> 
     if torch.compiler.is_compiling():
         from torch.nn.attention.flex_attention import flex_attention
 
-        return flex_attention(q, k, v, block_mask=mask)  # type: ignore[return-value]
-    return _compiled_flex()(q, k, v, block_mask=mask)  # type: ignore[no-any-return]
+        return cast(Tensor, flex_attention(q, k, v, block_mask=mask))
+    return cast(Tensor, _compiled_flex()(q, k, v, block_mask=mask))
 
 
 # ------------------------------------------------------------------ counting

@@ -54,9 +54,7 @@ class DecoderRunner:
             self.values.append(v)
 
     @torch.inference_mode()
-    def decode(
-        self, y_out: Tensor, uniforms: Tensor, sampling: SamplingConfig, guess: Tensor | None = None
-    ) -> Decoded:
+    def decode(self, y_out: Tensor, uniforms: Tensor, sampling: SamplingConfig, guess: Tensor | None = None) -> Decoded:
         """Sample an action.
 
         Args:

@@ -7,9 +7,12 @@ torchvision's parameter names, so that serving needs no torchvision; `small_cnn`
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from p2p.config import PolicyConfig
 
@@ -86,9 +89,7 @@ class EfficientNetB0Stages(nn.Sequential):
             for i in range(num_blocks):
                 first = i == 0
                 drop = STOCHASTIC_DEPTH_STEP * block_index
-                blocks.append(
-                    MBConv(expansion, kernel, stride if first else 1, c_in if first else c_out, c_out, drop)
-                )
+                blocks.append(MBConv(expansion, kernel, stride if first else 1, c_in if first else c_out, c_out, drop))
                 block_index += 1
             stages.append(nn.Sequential(*blocks))
         super().__init__(*stages)
@@ -115,9 +116,7 @@ class SmallCNN(nn.Sequential):
         def layer(c_in: int, c_out: int, stride: int) -> list[nn.Module]:
             return [nn.Conv2d(c_in, c_out, 3, stride, 1), nn.GroupNorm(4, c_out), nn.SiLU()]
 
-        super().__init__(
-            nn.AvgPool2d(3), *layer(3, 16, 2), *layer(16, 32, 2), *layer(32, 64, 2), *layer(64, 64, 2)
-        )
+        super().__init__(nn.AvgPool2d(3), *layer(3, 16, 2), *layer(16, 32, 2), *layer(32, 64, 2), *layer(64, 64, 2))
 
 
 class ConvTokenizer(nn.Module):
@@ -161,3 +160,15 @@ def build_image_tokenizer(config: PolicyConfig) -> nn.Module:
 def normalise_frames(frames: Tensor) -> Tensor:
     """uint8 -> bfloat16 in [0, 1], divided in bfloat16 as the released weights expect."""
     return frames.to(torch.bfloat16) / 255
+
+
+def fold_batch_norm(module: nn.Module) -> nn.Module:
+    """A copy for inference: each BatchNorm that follows a convolution becomes part of its weights."""
+    module = copy.deepcopy(module).eval()
+    for part in module.modules():
+        if isinstance(part, ConvNorm):
+            conv, norm = part[0], part[1]
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                part[0] = fuse_conv_bn_eval(conv, norm)
+                part[1] = nn.Identity()
+    return module

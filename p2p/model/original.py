@@ -17,7 +17,14 @@ from torch import Tensor
 
 from p2p.config import PolicyConfig, SamplingConfig, read_yaml
 from p2p.model.policy import Policy
-from p2p.model.weights import build_policy, check_tensors, describe_names, load_policy, write_policy_folder
+from p2p.model.weights import (
+    WEIGHTS_NAME,
+    build_policy,
+    check_tensors,
+    describe_names,
+    load_policy,
+    write_policy_folder,
+)
 
 IMAGE_COPY = "bc_transformer."  # the image tokenizer stands in the file a second time under this prefix
 
@@ -107,7 +114,7 @@ def config_from_original(path: Path) -> PolicyConfig:
     height, width = get("shared.frame_height"), get("shared.frame_width")
     patch = get("shared.tokenizer.vit_tokenizer_config.patch_size", 16)
     is_vit = tokenizer_type == "vit"
-    conv_tokens = None if is_vit else get("shared.tokenizer.conv_tokenizer_config.num_tokens")
+    num_patches = (height // patch) * (width // patch)
     text_shape = get("shared.text_tokenizer_config.text_embedding_shape")
     sampling = SamplingConfig(
         temperature=float(get("inference.sampling_temperature", 1.0)),
@@ -124,7 +131,7 @@ def config_from_original(path: Path) -> PolicyConfig:
         frame_width=width,
         image_encoder="vit" if is_vit else "efficientnet_b0",
         vit_patch_size=patch,
-        num_image_tokens=(height // patch) * (width // patch) if is_vit else conv_tokens,
+        num_image_tokens=num_patches if is_vit else get("shared.tokenizer.conv_tokenizer_config.num_tokens"),
         num_text_tokens=text_shape[0],
         text_dim=text_shape[1],
         num_thinking_tokens=get("policy_model.n_thinking_tokens"),
@@ -312,18 +319,27 @@ def _patch_names(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) ->
 
 
 def rename_to_original(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The original's state_dict, the image tokenizer under both names (one storage).
-
-    Tensors that the original keeps in bfloat16 are written so when nothing is lost by it.
-    """
-    state = {}
-    for name, tensor in tensors.items():
-        tensor = tensor.detach().reshape(original_shape(name, tensor.shape))
-        if tensor.dtype == torch.float32 and _STORED_AS_BF16.fullmatch(name):
-            narrow = tensor.to(torch.bfloat16)
-            tensor = narrow if torch.equal(narrow.float(), tensor) else tensor
-        state[original_name(name)] = tensor
+    """The original's state_dict, the image tokenizer under both names (one storage)."""
+    state = {
+        original_name(name): tensor.detach().reshape(original_shape(name, tensor.shape))
+        for name, tensor in tensors.items()
+    }
     return state | {IMAGE_COPY + name: t for name, t in state.items() if name.startswith("image_tokenizer.")}
+
+
+def is_stored_as_bf16(name: str) -> bool:
+    """Whether the original keeps this tensor of ours in bfloat16."""
+    return _STORED_AS_BF16.fullmatch(name) is not None
+
+
+def _narrow_where_lossless(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that the original keeps in bfloat16 become so when nothing is lost by it."""
+    result = dict(tensors)
+    for name, tensor in tensors.items():
+        if tensor.dtype == torch.float32 and is_stored_as_bf16(name):
+            narrow = tensor.to(torch.bfloat16)
+            result[name] = narrow if torch.equal(narrow.float(), tensor) else tensor
+    return result
 
 
 def export_checkpoint(policy_folder: str | Path, out: str | Path, global_step: int = 0) -> Path:
@@ -333,7 +349,7 @@ def export_checkpoint(policy_folder: str | Path, out: str | Path, global_step: i
 
     policy = load_policy(policy_folder)  # refuses what does not fit
     settings = config_to_original(policy.config)
-    state = rename_to_original(load_file(Path(policy_folder) / "model.safetensors"))
+    state = rename_to_original(_narrow_where_lossless(load_file(Path(policy_folder) / WEIGHTS_NAME)))
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"checkpoint-step={global_step:08d}.ckpt"

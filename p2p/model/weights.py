@@ -60,9 +60,7 @@ def write_policy_folder(config: PolicyConfig, tensors: Mapping[str, Tensor], fol
     return folder
 
 
-def load_policy(
-    folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
-) -> Policy:
+def load_policy(folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Policy:
     """Load a policy folder, in evaluation mode.
 
     Args:
@@ -166,4 +164,4 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 def _write_tensor(tensor: Tensor, file: BinaryIO) -> None:
     flat = tensor.detach().cpu().contiguous().flatten()
     if flat.numel():
-        file.write(memoryview(flat.view(torch.uint8).numpy()))
+        file.write(flat.view(torch.uint8).numpy().data)
