@@ -9,12 +9,18 @@ from typing import Any
 
 def new_figure(width_in: float, height_in: float) -> tuple[Any, Any]:
     """A matplotlib figure and its axes, not tied to any window."""
+    figure, axes = new_figure_row(width_in, height_in, 1)
+    return figure, axes[0]
+
+
+def new_figure_row(width_in: float, height_in: float, num_axes: int) -> tuple[Any, list[Any]]:
+    """A figure with axes side by side."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width_in, height_in), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
+    return figure, [figure.add_subplot(1, num_axes, i + 1) for i in range(num_axes)]
 
 
 def save_figure(figure: Any, path: Path, dots_per_inch: int = 110) -> None:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,15 +15,21 @@ import torch
 from p2p.actions import ActionSpace
 from p2p.config import PolicyConfig
 from p2p.data.batch import collate
-from p2p.data.chunks import kept_starts
-from p2p.format import decode_index
+from p2p.format import RecordingEntry
+
+if TYPE_CHECKING:
+    from p2p.data import GameplayDataset
 
 INDEX_NAME = "index.json"
 
 
 @dataclass
 class Stream:
-    """Chunks of one stream. `chunks[i]` is what `dataset[i]` holds: its recording; `games` says whose game it is."""
+    """Chunks of one stream, by recording and time.
+
+    Chunk i is dataset[ids[i]], a part of the recording chunks[i]; full[i]: it has no padding. games: recording ->
+    game. Without ids the order is that of the dataset.
+    """
 
     name: str
     dataset: Any
@@ -31,6 +37,7 @@ class Stream:
     chunks: list[str]
     games: Mapping[str, str]
     full: Sequence[bool]
+    ids: Sequence[int] = ()
     _of_recording: dict[str, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -45,7 +52,7 @@ class Stream:
         """The sample `index`: frames uint8 [T, 3, Y, X], actions [T, A], masks [T], text [T, n, D], names."""
         return {
             name: torch.as_tensor(value) if isinstance(value, (np.ndarray, torch.Tensor)) else value
-            for name, value in self.dataset[index].items()
+            for name, value in self.dataset[self.ids[index] if self.ids else index].items()
         }
 
     def batches(self, batch_size: int, num_chunks: int | None = None) -> Iterator[dict[str, Any]]:
@@ -85,8 +92,6 @@ def open_stream(location: str | Path, config: PolicyConfig) -> Stream:
     Raises:
         ValueError: when there is no stream.
     """
-    from p2p.data import GameplayDataset
-
     text = str(location)
     if "://" in text:
         remote: str | None = text
@@ -94,13 +99,38 @@ def open_stream(location: str | Path, config: PolicyConfig) -> Stream:
     else:
         remote, local = None, Path(text)
         if not (local / INDEX_NAME).is_file():
-            raise ValueError(f"{local}: no {INDEX_NAME}, so this is no stream; make one with `p2p-convert RAW OUT`")
-    num_timesteps = config.num_timesteps
-    dataset = GameplayDataset(local=str(local), remote=remote, num_timesteps=num_timesteps, phase=0)
-    _, entries = decode_index((local / INDEX_NAME).read_bytes(), str(local / INDEX_NAME))
-    chunks, full = [], []
-    for entry in entries:
-        for start in kept_starts(entry.num_frames, num_timesteps, entry.system_runs):
-            chunks.append(entry.id)
-            full.append(int(start) + num_timesteps + 1 <= entry.num_frames)
-    return Stream(text, dataset, config.action_space, chunks, {e.id: e.game for e in entries}, full)
+            raise ValueError(f"{local}: no {INDEX_NAME}, so this is no stream; {_advice(local)}")
+    from p2p.data import GameplayDataset  # it loads streaming, which takes seconds
+
+    dataset = GameplayDataset(
+        local=str(local),
+        remote=remote,
+        num_timesteps=config.num_timesteps,
+        phase=0,
+        size=(config.frame_height, config.frame_width),
+        action_space=config.action_space,
+        num_text_tokens=config.num_text_tokens,
+        text_dim=config.text_dim,
+    )
+    located = sorted((entry.id, start, index, entry) for index, entry, start in _chunks_of(dataset))
+    return Stream(
+        name=text,
+        dataset=dataset,
+        space=config.action_space,
+        chunks=[recording for recording, *_ in located],
+        games={entry.id: entry.game for *_, entry in located},
+        full=[start + config.num_timesteps + 1 <= entry.num_frames for _, start, _, entry in located],
+        ids=[index for _, _, index, _ in located],
+    )
+
+
+def _advice(folder: Path) -> str:
+    inside = [path.parent.name for path in sorted(folder.glob(f"*/{INDEX_NAME}"))]
+    return f"did you mean {folder / inside[-1]}?" if inside else "make one with `p2p-convert RAW OUT`"
+
+
+def _chunks_of(dataset: GameplayDataset) -> Iterator[tuple[int, RecordingEntry, int]]:
+    """(sample id, recording, start) of every chunk."""
+    for index in range(dataset.num_samples):
+        _, entry, start = dataset.locate(index, 0)
+        yield index, entry, start

@@ -209,7 +209,7 @@ def plot(result: ToyResult, path: Path) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--steps", type=int, default=4_000_000, help="updates of each net (default 4000000: 3 min on one core)"
+        "--steps", type=int, default=4_000_000, help="updates of each net (default 4000000: 3-5 min on one core)"
     )
     parser.add_argument("--seeds", type=int, default=3, help="nets per depth (default 3)")
     parser.add_argument("--plot", type=Path, help="where to write the curves as PNG")

@@ -1,0 +1,215 @@
+"""One evaluation as data, and as a table, a picture and a page.
+
+A report has one column per predictor (the policy, then the baselines) and one row per metric, so that no number
+of the policy stands without what a blind guesser gets.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from p2p.evaluate.metrics import Estimate
+
+# metric, its name in tables, what is better
+ROWS = (
+    ("perplexity", "perplexity", "lower"),
+    ("perplexity/keys", "perplexity, keys", "lower"),
+    ("perplexity/buttons", "perplexity, buttons", "lower"),
+    ("perplexity/mouse_x", "perplexity, mouse x", "lower"),
+    ("perplexity/mouse_y", "perplexity, mouse y", "lower"),
+    ("key_onset_f1", "key onset F1", "higher"),
+    ("button_onset_f1", "button onset F1", "higher"),
+    ("key_f1", "key F1", "higher"),
+    ("button_f1", "button F1", "higher"),
+    ("mouse_x/correlation", "mouse x correlation", "higher"),
+    ("mouse_y/correlation", "mouse y correlation", "higher"),
+    ("mouse_x/sign", "mouse x sign agreement", "higher"),
+    ("mouse_y/sign", "mouse y sign agreement", "higher"),
+    ("ece/keys", "calibration error, keys", "lower"),
+    ("ece/buttons", "calibration error, buttons", "lower"),
+    ("ece/mouse_x", "calibration error, mouse x", "lower"),
+    ("ece/mouse_y", "calibration error, mouse y", "lower"),
+)
+
+
+@dataclass(frozen=True)
+class KeyRow:
+    """One key or button: how often it was held and pressed, F1 and onset F1 of the policy and of repeating."""
+
+    name: str
+    num_held: int
+    num_onsets: int
+    f1: float
+    onset_f1: float
+    repeat_f1: float
+    repeat_onset_f1: float
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Of one head: per confidence bin that holds elements its mean confidence, accuracy and share of elements."""
+
+    confidence: tuple[float, ...]
+    accuracy: tuple[float, ...]
+    share: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """columns: predictor -> metric -> estimate; the policy's come first. notes: sentences for the reader."""
+
+    policy: str
+    data: str
+    num_recordings: int
+    num_steps: int
+    columns: Mapping[str, Mapping[str, Estimate]]
+    keys: Sequence[KeyRow]
+    reliability: Mapping[str, Reliability]
+    causality: Mapping[str, float] | None = None
+    notes: Sequence[str] = field(default_factory=tuple)
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number for a table; a dash when it is undefined."""
+    return f"{value:.{digits}f}" if math.isfinite(value) else "-"
+
+
+def cell(estimate: Estimate | None) -> str:
+    """The value with its interval."""
+    if estimate is None or not math.isfinite(estimate.value):
+        return "-"
+    if not math.isfinite(estimate.low):
+        return number(estimate.value)
+    return f"{number(estimate.value)} ({number(estimate.low)}-{number(estimate.high)})"
+
+
+def table_rows(report: Report) -> list[list[str]]:
+    """The header and one row per metric that any predictor has."""
+    rows = [["metric", *report.columns]]
+    for metric, name, _better in ROWS:
+        cells = [cell(column.get(metric)) for column in report.columns.values()]
+        if any(c != "-" for c in cells):
+            rows.append([name, *cells])
+    return rows
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows in aligned columns."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a file that appears under its name only when complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def jsonable(value: Any) -> Any:
+    """Nested plain values with null in place of undefined numbers (JSON has no NaN)."""
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_report(report: Report, folder: Path) -> Path:
+    """report.json, report.png and report.html in `folder`; returns the page."""
+    write_text(folder / "report.json", json.dumps(jsonable(asdict(report)), indent=1) + "\n")
+    picture = folder / "report.png"
+    draw(report, picture)
+    write_text(folder / "report.html", page(report, picture.read_bytes()))
+    return folder / "report.html"
+
+
+# ------------------------------------------------------------------ picture
+
+
+def draw(report: Report, path: Path) -> None:
+    """Onset F1 per key beside repeating the previous action; reliability of each head."""
+    from p2p.evaluate.figures import new_figure_row, save_figure
+
+    figure, (left, right) = new_figure_row(9.0, 3.4, 2)
+    rows = [row for row in report.keys if row.num_held or row.num_onsets]
+    places = list(range(len(rows)))
+    for offset, values, label in (
+        (-0.3, [row.onset_f1 for row in rows], "onset F1, policy"),
+        (-0.1, [row.repeat_onset_f1 for row in rows], "onset F1, repeat previous"),
+        (0.1, [row.f1 for row in rows], "F1, policy"),
+        (0.3, [row.repeat_f1 for row in rows], "F1, repeat previous"),
+    ):
+        heights = [value if math.isfinite(value) else 0.0 for value in values]
+        left.bar([place + offset for place in places], heights, 0.2, label=label)
+    left.set_xticks(places, [row.name for row in rows], rotation=45, ha="right")
+    left.set_ylim(0, 1)
+    left.legend(fontsize="x-small")
+    left.set_title("keys and buttons", fontsize="medium")
+    right.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
+    for head, curve in report.reliability.items():
+        right.plot(curve.confidence, curve.accuracy, marker="o", markersize=3, label=head)
+    right.set_xlabel("confidence")
+    right.set_ylabel("share right")
+    right.legend(fontsize="x-small")
+    right.set_title("reliability, teacher-forced", fontsize="medium")
+    save_figure(figure, path)
+
+
+# ------------------------------------------------------------------ page
+
+_STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#222}
+table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #ddd}
+td:first-child,th:first-child{text-align:left}th{background:#f4f4f4}tbody td:nth-child(2){font-weight:600}
+img{max-width:100%}.note{color:#666}"""
+
+
+def html_table(rows: Sequence[Sequence[str]]) -> str:
+    """The first row as header."""
+    head = "".join(f"<th>{html.escape(value)}</th>" for value in rows[0])
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(value)}</td>" for value in row) + "</tr>" for row in rows[1:])
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def key_table(report: Report) -> list[list[str]]:
+    header = ["key or button", "steps held", "onsets", "onset F1", "repeat: onset F1", "F1", "repeat: F1"]
+    return [header] + [
+        [row.name, str(row.num_held), str(row.num_onsets)]
+        + [number(v) for v in (row.onset_f1, row.repeat_onset_f1, row.f1, row.repeat_f1)]
+        for row in report.keys
+    ]
+
+
+def page(report: Report, picture: bytes) -> str:
+    """A self-contained HTML page."""
+    parts = [
+        f"<h1>Evaluation of {html.escape(report.policy)}</h1>",
+        f"<p>{html.escape(report.data)}: {report.num_recordings} recordings, {report.num_steps:,} steps of a person. "
+        "In brackets: 95 % intervals by bootstrap over recordings. Dash: undefined.</p>",
+        html_table(table_rows(report)),
+    ]
+    parts += [f'<p class="note">{html.escape(note)}</p>' for note in report.notes]
+    image = base64.b64encode(picture).decode()
+    parts.append(f'<img alt="F1 per key and reliability" src="data:image/png;base64,{image}">')
+    parts += ["<h2>Keys and buttons, teacher-forced</h2>", html_table(key_table(report))]
+    title = html.escape(f"Evaluation of {report.policy}")
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+    )
