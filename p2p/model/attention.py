@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, cast
 
 import torch
@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from p2p.model.mask import Kind, TokenLayout, visible
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 TIMESTEPS_PER_GROUP = 16  # of the CPU path: small groups skip more, large ones pay fewer calls
 
@@ -44,19 +46,15 @@ class AttentionPattern:
         return self.layout.step(index), self.layout.kind(index)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, pattern: AttentionPattern) -> Tensor:
-    """Masked attention.
+def attention_for(pattern: AttentionPattern, device: torch.device) -> Attend:
+    """The function that computes a pattern on a device; masks are made here, outside compiled layers.
 
-    Args:
-        q: [B, H, Lq, K], Lq = T * S, or T with `pattern.only_out`.
-        k, v: [B, H, num_sinks + T * S, K], sinks first.
-
-    Returns:
-        [B, H, Lq, K].
+    The function takes q [B, H, Lq, K], Lq = T * S, or T with `pattern.only_out`, and k, v
+    [B, H, num_sinks + T * S, K], sinks first; it returns [B, H, Lq, K].
     """
-    if q.is_cuda:
-        return _attend_flex(q, k, v, pattern)
-    return _attend_grouped(q, k, v, pattern)
+    if device.type == "cuda":
+        return partial(_attend_flex, mask=block_mask(pattern, str(device)))
+    return partial(_attend_grouped, pattern=pattern)
 
 
 def _attend_grouped(q: Tensor, k: Tensor, v: Tensor, pattern: AttentionPattern) -> Tensor:
@@ -124,8 +122,7 @@ def block_mask(pattern: AttentionPattern, device: str) -> Any:
         return create_block_mask(mask_mod, None, None, num_queries, num_keys, device=device)
 
 
-def _attend_flex(q: Tensor, k: Tensor, v: Tensor, pattern: AttentionPattern) -> Tensor:
-    mask = block_mask(pattern, str(q.device))
+def _attend_flex(q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Tensor:
     if torch.compiler.is_compiling():
         from torch.nn.attention.flex_attention import flex_attention
 
@@ -146,7 +143,7 @@ class AttentionCount:
 
 
 def count_pairs(pattern: AttentionPattern, device_type: str = "cpu") -> AttentionCount:
-    """What `attend` computes and skips; for "cuda" at the granularity of flex_attention's blocks."""
+    """What the attention computes and skips; for "cuda" at the granularity of flex_attention's blocks."""
     num_queries = pattern.num_timesteps * pattern.tokens_per_query_step
     num_keys = pattern.num_sinks + pattern.num_timesteps * pattern.layout.tokens_per_timestep
     seen = sum(int(_group_mask(pattern, *group, "cpu").sum()) for group in _groups(pattern))

@@ -125,12 +125,18 @@ def step_index(layout: TokenLayout, step: int, first: int, last: int, device: to
     return torch.full_like(offset, step), offset
 
 
-def run_tokens(policy: Policy, cache: Cache, x: Tensor, step: Tensor, offset: Tensor) -> Tensor:
+def run_tokens(
+    policy: Policy, cache: Cache, x: Tensor, step: Tensor, offset: Tensor, has_out: bool, num_filled: int | None = None
+) -> Tensor:
     """Run tokens through the main transformer, with the cache before them, and add them to it.
 
+    Nothing here waits for the device or depends on the values of tensors, so it can be captured.
+
     Args:
-        x: [B, n, D] embedded tokens. An out token, if there is one, must be the last.
+        x: [B, n, D] embedded tokens.
         step, offset: int64 [n], the timestep of each token and its place there; at most two timesteps.
+        has_out: whether the last token is an out token.
+        num_filled: timesteps whose rows can hold anything; None: read all rows.
 
     Returns:
         [B, 1, D], the output at the out token, or [B, 0, D] without one.
@@ -138,13 +144,12 @@ def run_tokens(policy: Policy, cache: Cache, x: Tensor, step: Tensor, offset: Te
     layout = policy.layout
     table = rotation((step * layout.tokens_per_timestep + offset).double(), policy.head_dim)
     kind = layout.kind(offset)
-    num_filled = cache.num_steps
     prepared = {}
     for ring in cache.rings.values():
         rows = ring.write(step, offset)
-        num_rows = ring.layout.filled_rows(num_filled)
+        num_rows = ring.layout.num_rows if num_filled is None else ring.layout.filled_rows(num_filled)
         prepared[ring.history] = (rows, num_rows, ring.mask(step, kind, num_rows))
-    num_out = 1 if layout.out == int(offset[-1]) else 0
+    num_out = 1 if has_out else 0
     last_layer = len(policy.layers) - 1
     for i, layer in enumerate(policy.layers):
         assert isinstance(layer, Layer)
@@ -195,7 +200,7 @@ class Player:
             step, offset = torch.cat([before[0], step]), torch.cat([before[1], offset])
             self._pending = None
         cache.num_steps += 1
-        return run_tokens(policy, cache, x, step, offset)[:, 0]
+        return run_tokens(policy, cache, x, step, offset, True, cache.num_steps)[:, 0]
 
     def act(self, actions: Tensor) -> None:
         """Note the action that followed the last frame, int64 [B, A]; it enters the cache later."""
@@ -208,7 +213,7 @@ class Player:
             return
         tokens = self.policy.action_tokens(self._pending)
         self._pending = None
-        run_tokens(self.policy, self.cache, tokens, *self._action_index())
+        run_tokens(self.policy, self.cache, tokens, *self._action_index(), False, self.cache.num_steps)
 
     def _action_index(self) -> tuple[Tensor, Tensor]:
         layout = self.policy.layout

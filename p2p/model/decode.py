@@ -63,29 +63,40 @@ class DecoderRunner:
             guess: int64 [B, A], ids to check in one pass; None samples one by one.
         """
         ids = torch.zeros_like(uniforms, dtype=torch.int64) if guess is None else guess.clone()
-        logits = torch.full((*uniforms.shape, int(self.num_choices.max())), -torch.inf, device=y_out.device)
+        logits = torch.full((*uniforms.shape, int(max(NUM_CHOICES.values()))), -torch.inf, device=y_out.device)
         first, num_passes = 0, 0
         while first < self.num_slots:
             last = first + 1 if guess is None else self.num_slots
-            outputs = self._pass(y_out, ids, first, last)
+            drawn = self._draw(y_out, uniforms, sampling, ids, logits, first, last)
             num_passes += 1
-            for slot in range(first, last):
-                slot_logits = self.policy.heads.of_slot(outputs[:, slot - first], slot)
-                logits[:, slot, : slot_logits.shape[-1]] = slot_logits.float()
-            drawn = sample_from_logits(
-                logits[:, first:last],
-                uniforms[:, first:last],
-                sampling.temperature,
-                sampling.top_p,
-                sampling.greedy,
-                self.num_choices[first:last],
-            )
-            wrong = (drawn != ids[:, first:last]).any(0)
-            num_right = int(wrong.to(torch.uint8).argmax()) if bool(wrong.any()) else last - first
-            first_new = min(first + num_right + 1, last)  # the first wrong slot is known, too: it was drawn
-            ids[:, first:first_new] = drawn[:, : first_new - first]
-            first = first_new
+            num_new = last - first if guess is None else _num_right(drawn, ids[:, first:last])
+            ids[:, first : first + num_new] = drawn[:, :num_new]
+            first += num_new
         return Decoded(ids, logits, num_passes)
+
+    def _draw(
+        self,
+        y_out: Tensor,
+        uniforms: Tensor,
+        sampling: SamplingConfig,
+        ids: Tensor,
+        logits: Tensor,
+        first: int,
+        last: int,
+    ) -> Tensor:
+        """One pass over the slots first .. last-1: fills their rows of `logits`, returns the ids drawn."""
+        outputs = self._pass(y_out, ids, first, last)
+        for slot in range(first, last):
+            slot_logits = self.policy.heads.of_slot(outputs[:, slot - first], slot)
+            logits[:, slot, : slot_logits.shape[-1]] = slot_logits.float()
+        return sample_from_logits(
+            logits[:, first:last],
+            uniforms[:, first:last],
+            sampling.temperature,
+            sampling.top_p,
+            sampling.greedy,
+            self.num_choices[first:last],
+        )
 
     def _pass(self, y_out: Tensor, ids: Tensor, first: int, last: int) -> Tensor:
         """Outputs [B, last - first, D] at positions first .. last-1, given the ids before each."""
@@ -111,3 +122,9 @@ class DecoderRunner:
             parts.append(embed.of_slots(ids[:, slot], self.head_of_slot[slot])[:, None])
         dtype = parts[0].dtype
         return torch.cat([p.to(dtype) for p in parts], dim=1) + self.decoder.position[first:last].to(dtype)
+
+
+def _num_right(drawn: Tensor, guessed: Tensor) -> int:
+    """How many slots are known after a check: the right guesses up to the first wrong one, and that one."""
+    wrong = (drawn != guessed).any(0).tolist()
+    return wrong.index(True) + 1 if True in wrong else len(wrong)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from p2p.model.attention import Attend
+
 Rotation = tuple[Tensor, Tensor]  # cosine and sine, each float32 [L, K/2]
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 NORM_EPS = 1e-5
 ROPE_BASE = 10000.0

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from p2p.actions import HEADS, NUM_BUTTONS, NUM_KEYS, NUM_MOUSE_X, NUM_MOUSE_Y
 from p2p.config import PolicyConfig
-from p2p.model.attention import AttentionPattern, attend
+from p2p.model.attention import AttentionPattern, attention_for
 from p2p.model.image import build_image_tokenizer, normalise_frames
 from p2p.model.layers import Layer, rotation
 from p2p.model.mask import TokenLayout
@@ -225,7 +225,7 @@ class Policy(nn.Module):
         for i, (layer, history) in enumerate(zip(self.layers, self.config.histories, strict=True)):
             last = i == len(self.layers) - 1  # of the last layer only the out tokens are read
             pattern = AttentionPattern(self.layout, shape[1], history, self.config.num_sink_tokens, only_out=last)
-            x = layer(x, table, partial(attend, pattern=pattern), rows=slice(out, None, s) if last else None)
+            x = layer(x, table, attention_for(pattern, x.device), rows=slice(out, None, s) if last else None)
         return x
 
     def _check_shapes(self, frames: Tensor, actions: Tensor, text: Tensor) -> None:

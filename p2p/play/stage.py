@@ -10,7 +10,7 @@ import numpy as np
 from p2p.actions import Action
 from p2p.play.client import PolicyPlayer
 from p2p.play.episodes import POLICY, SHUFFLED, Episode, Job, PlaySettings
-from p2p.play.games import Frame, Game, game_info, open_game
+from p2p.play.games import FRAME_SIZE, Frame, Game, game_info, open_game
 from p2p.play.overlay import VideoWriter, draw_action
 from p2p.play.player import BlindPlayer, IdlePlayer, Player, RandomPlayer, scripted_player
 from p2p.play.realtime import RealtimeLoop, TickStatistics
@@ -18,6 +18,7 @@ from p2p.play.realtime import RealtimeLoop, TickStatistics
 SAMPLE_EPISODES = 4  # of the scripted player: what the blind player draws from, and the frames of other moments
 SAMPLE_SEED = 900_000_000
 MAX_SHUFFLED_FRAMES = 600
+UNSEEN: Frame = np.zeros((FRAME_SIZE, FRAME_SIZE, 3), np.uint8)  # for players that do not look: resizing costs time
 
 
 class ShuffledPlayer:
@@ -72,7 +73,7 @@ class Stage:
         with ExitStack() as stack:
             film = stack.enter_context(VideoWriter(Path(job.video))) if job.video else None
             while not game.done:
-                frame = game.frame()
+                frame = game.frame() if job.player == POLICY else UNSEEN
                 action = player.act(frame) if loop is None else loop.tick(frame)
                 if film is not None:
                     caption = f"{self._info.name}   {num_steps / 20:5.1f} s   score {game.score:.0f}"
@@ -110,7 +111,7 @@ class Stage:
                 while not game.done:
                     if len(actions) % every == 0:
                         frames.append(game.frame().copy())
-                    actions.append(player.act(game.frame()))
+                    actions.append(player.act(UNSEEN))
                     game.act(actions[-1])
             self._sample = actions, frames
         return self._sample

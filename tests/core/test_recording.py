@@ -1,0 +1,264 @@
+"""Raw recordings: the reference's steps, a writer whose folders are whole or absent, and dirty input."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2p.actions import Action, ActionSpace
+from p2p.proto import video_annotation_pb2 as messages
+from p2p.recording import (
+    ANNOTATION_FILE,
+    VIDEO_FILE,
+    RecordingWriter,
+    action_message,
+    parse_annotation,
+    read_annotation,
+    read_frames,
+    step_actions,
+    text_spans,
+    write_annotation,
+)
+
+SPACE = ActionSpace()
+HEADS = ("keys", "mouse_buttons", "mouse_delta_x", "mouse_delta_y")
+
+
+def pictures(num_frames: int, size: tuple[int, int] = (192, 192)) -> list[np.ndarray]:
+    """Frames that differ, smooth enough for a video codec."""
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    return [np.stack([rows + i, columns, rows + columns + 3 * i], axis=2).astype(np.uint8) for i in range(num_frames)]
+
+
+@pytest.mark.parametrize("name", ["rec_a", "rec_b", "rec_c"])
+def test_steps_equal_the_reference(shared_fixtures: Path, name: str) -> None:
+    folder = shared_fixtures / "data_case" / "dataset" / name
+    num_frames = sum(1 for _ in read_frames(folder / VIDEO_FILE))
+    steps = step_actions(read_annotation(folder), num_frames, SPACE)
+    compared = 0
+    with np.load(shared_fixtures / "data_case" / "expected.npz") as expected:
+        chunks = [key.removesuffix("/start_frame") for key in expected.files if key.endswith("/start_frame")]
+        for chunk in (chunk for chunk in chunks if chunk.startswith(name + "/")):
+            valid = expected[f"{chunk}/valid_frame_mask"]
+            rows = int(expected[f"{chunk}/start_frame"]) + 1 + np.nonzero(valid)[0]
+            user, system = (expected[f"{chunk}/{who}_action_mask"][valid] for who in ("user", "system"))
+            np.testing.assert_array_equal(steps.user_mask[rows], user)
+            np.testing.assert_array_equal(steps.system_mask[rows], system)
+            known = user | system
+            ids = np.concatenate([expected[f"{chunk}/{head}"][valid] for head in HEADS], axis=1)
+            np.testing.assert_array_equal(steps.actions[rows][known], ids[known])
+            compared += int(known.sum())
+    assert compared > 0
+
+
+def test_an_unknown_action_is_nothing_and_masked_whatever_it_holds() -> None:
+    annotation = messages.VideoAnnotation()
+    hidden = action_message(Action(("w",), ("0",), 9, 9))
+    hidden.is_known = False
+    annotation.frame_annotations.add().user_action.CopyFrom(hidden)
+    steps = step_actions(annotation, 3, SPACE)
+    assert not steps.user_mask.any()
+    assert not steps.system_mask.any()
+    np.testing.assert_array_equal(steps.actions, np.tile(SPACE.nothing, (3, 1)))
+
+
+def test_of_two_known_actions_the_systems_was_executed() -> None:
+    annotation = messages.VideoAnnotation()
+    frame = annotation.frame_annotations.add()
+    frame.user_action.CopyFrom(action_message(Action(("w",))))
+    frame.system_action.CopyFrom(action_message(Action(("s",))))
+    steps = step_actions(annotation, 1, SPACE)
+    assert (steps.user_mask[0], steps.system_mask[0]) == (False, True)
+    assert SPACE.decode(steps.actions[0]) == Action(("s",))
+
+
+def test_more_and_fewer_annotations_than_frames() -> None:
+    annotation = messages.VideoAnnotation()
+    for _ in range(5):
+        annotation.frame_annotations.add().user_action.CopyFrom(action_message(Action(("w",))))
+    assert step_actions(annotation, 3, SPACE).user_mask.tolist() == [True] * 3
+    assert step_actions(annotation, 7, SPACE).user_mask.tolist() == [True] * 5 + [False] * 2
+
+
+def test_foreign_names_are_counted_on_every_frame_and_reported_once_a_name() -> None:
+    annotation = messages.VideoAnnotation()
+    for keys in (["Foo"], ["Foo", "w"], ["Foo"]):
+        annotation.frame_annotations.add().user_action.CopyFrom(action_message(Action(tuple(keys))))
+    assert step_actions(annotation, 3, SPACE).unknown == {"key Foo": 3}
+
+
+class TestWriter:
+    def test_what_was_added_is_read_back(self, tmp_path: Path) -> None:
+        frames = pictures(30)
+        user = [None if i % 3 == 0 else Action(("w",), ("1",), i, -i) for i in range(30)]
+        with RecordingWriter(tmp_path / "r", "id-1", game="doom", game_subtype="health") as writer:
+            for frame, action in zip(frames, user, strict=True):
+                writer.add(frame, action, Action(("s",)) if action is None else None)
+        annotation = read_annotation(tmp_path / "r" / ANNOTATION_FILE)
+        assert (annotation.metadata.id, annotation.metadata.env.env) == ("id-1", "doom")
+        assert annotation.metadata.frames_per_second == 20
+        assert len(annotation.frame_annotations) == 30
+        steps = step_actions(annotation, 30, SPACE)
+        assert not steps.user_mask[0]
+        assert not steps.system_mask[0]
+        for index in range(29):
+            assert steps.user_mask[index + 1] == (user[index] is not None)
+            assert steps.system_mask[index + 1] == (user[index] is None)
+            expected = user[index] or Action(("s",))
+            assert steps.actions[index + 1].tolist() == SPACE.encode_action(expected).tolist()
+        decoded = list(read_frames(tmp_path / "r" / VIDEO_FILE))
+        assert len(decoded) == 30
+        errors = [np.abs(a.astype(int) - b.astype(int)).mean() for a, b in zip(frames, decoded, strict=True)]
+        assert max(errors) < 8
+
+    def test_the_video_is_h264_at_twenty_frames_a_second(self, tmp_path: Path) -> None:
+        import av
+
+        with RecordingWriter(tmp_path / "r", "r", gop=5) as writer:
+            for frame in pictures(12):
+                writer.add(frame, None, None)
+        with av.open(str(tmp_path / "r" / VIDEO_FILE)) as container:
+            stream = container.streams.video[0]
+            keyframes = [i for i, frame in enumerate(container.decode(stream)) if frame.key_frame]
+            assert (stream.codec_context.name, stream.average_rate) == ("h264", 20)
+            assert (stream.width, stream.height, stream.pix_fmt) == (192, 192, "yuv420p")
+        assert keyframes == [0, 5, 10]
+
+    def test_an_instruction_holds_for_exactly_the_frames_it_was_in_force(self, tmp_path: Path) -> None:
+        embedding = np.arange(768, dtype=np.float32)[None]
+        with RecordingWriter(tmp_path / "r", "r") as writer:
+            for index, frame in enumerate(pictures(60)):
+                text = "left" if 10 <= index < 33 else "right" if 33 <= index < 40 else None
+                writer.add(frame, Action(), None, text, embedding if text == "left" else None)
+        first, second = text_spans(read_annotation(tmp_path / "r"), ["p2p"])
+        assert (first.index, first.num_frames, first.instruction) == (11, 23, "left")
+        assert (second.index, second.num_frames, second.instruction) == (34, 7, "right")
+        np.testing.assert_array_equal(first.embedding, embedding)
+        assert second.embedding is None
+
+    def test_an_instruction_at_the_end_is_no_trouble(self, tmp_path: Path) -> None:
+        with RecordingWriter(tmp_path / "r", "r") as writer:
+            for index, frame in enumerate(pictures(4)):
+                writer.add(frame, Action(), None, "go" if index >= 2 else None)
+        (span,) = text_spans(read_annotation(tmp_path / "r"), ["p2p"])
+        assert (span.index, span.num_frames) == (3, 1)
+
+    def test_nothing_is_left_when_the_writing_fails(self, tmp_path: Path) -> None:
+        def fail() -> None:
+            with RecordingWriter(tmp_path / "r", "r") as writer:
+                writer.add(pictures(1)[0], None, None)
+                raise RuntimeError
+
+        with pytest.raises(RuntimeError):
+            fail()
+        assert list(tmp_path.iterdir()) == []
+
+    def test_the_folder_appears_only_when_it_is_complete(self, tmp_path: Path) -> None:
+        writer = RecordingWriter(tmp_path / "r", "r")
+        writer.add(pictures(1)[0], None, None)
+        assert not (tmp_path / "r").exists()
+        assert writer.close() == tmp_path / "r"
+        assert [path.name for path in tmp_path.iterdir()] == ["r"]
+        assert sorted(path.name for path in (tmp_path / "r").iterdir()) == [VIDEO_FILE, ANNOTATION_FILE]
+
+    def test_a_recording_without_a_frame_leaves_nothing(self, tmp_path: Path) -> None:
+        assert RecordingWriter(tmp_path / "r", "r").close() is None
+        assert list(tmp_path.iterdir()) == []
+
+    def test_an_existing_folder_is_left_alone(self, tmp_path: Path) -> None:
+        (tmp_path / "r").mkdir()
+        with pytest.raises(ValueError, match="exists already"):
+            RecordingWriter(tmp_path / "r", "r")
+
+    def test_a_frame_of_another_size_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="expected uint8"), RecordingWriter(tmp_path / "r", "r") as writer:
+            writer.add(pictures(1, (100, 192))[0], None, None)
+
+
+class TestTexts:
+    @staticmethod
+    def annotation(durations: list[float], version: str = "v1") -> messages.VideoAnnotation:
+        annotation = messages.VideoAnnotation()
+        for duration in durations:
+            entry = annotation.frame_annotations.add().frame_text_annotation.add(instruction="go", duration=duration)
+            entry.frame_text_annotator.version = version
+        return annotation
+
+    def test_durations_are_widened_before_they_become_frames(self) -> None:
+        spans = text_spans(self.annotation([1.15, 0.35, 3.0]), ["v1"])
+        assert [span.num_frames for span in spans] == [22, 6, 60]
+
+    def test_a_duration_that_is_not_positive_is_skipped_and_counted(self) -> None:
+        skipped: Counter[str] = Counter()
+        durations = [0.0, -1.0, float("nan"), float("inf"), 1.0]
+        assert [span.index for span in text_spans(self.annotation(durations), ["v1"], skipped=skipped)] == [4]
+        assert sum(skipped.values()) == 4
+
+    def test_the_first_annotator_that_is_asked_for_counts(self) -> None:
+        annotation = self.annotation([1.0])
+        second = annotation.frame_annotations[0].frame_text_annotation.add(instruction="stop", duration=2.0)
+        second.frame_text_annotator.version = "v2"
+        assert [span.instruction for span in text_spans(annotation, ["v2"])] == ["stop"]
+        assert [span.instruction for span in text_spans(annotation, ["v2", "v1"])] == ["go"]
+        assert text_spans(annotation, ["v3"]) == []
+
+    @pytest.mark.parametrize(("shape", "values"), [([1, 4], [1.0] * 3), ([4], [1.0] * 4), ([1, 1], [float("nan")])])
+    def test_a_damaged_embedding_counts_as_none(self, shape: list[int], values: list[float]) -> None:
+        annotation = self.annotation([1.0])
+        tensor = annotation.frame_annotations[0].frame_text_annotation[0].text_embedding_dict["v1"]
+        tensor.text_embeddings["gemma"].shape.extend(shape)
+        tensor.text_embeddings["gemma"].values.extend(values)
+        skipped: Counter[str] = Counter()
+        assert text_spans(annotation, ["v1"], skipped=skipped)[0].embedding is None
+        assert skipped == {"text with a damaged embedding": 1}
+
+
+class TestDirtyFiles:
+    def test_a_missing_file_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"annotation\.proto: no such file"):
+            read_annotation(tmp_path)
+
+    def test_what_is_not_protobuf_is_named(self, tmp_path: Path) -> None:
+        path = tmp_path / ANNOTATION_FILE
+        path.write_bytes(b"\xff" * 40)
+        with pytest.raises(ValueError, match=r"annotation\.proto: not a serialized VideoAnnotation"):
+            read_annotation(path)
+
+    def test_an_empty_file_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / ANNOTATION_FILE).touch()
+        with pytest.raises(ValueError, match=r"annotation\.proto: empty file"):
+            read_annotation(tmp_path)
+
+    @given(st.binary(min_size=1, max_size=300))
+    def test_any_bytes_are_an_annotation_or_a_value_error(self, content: bytes) -> None:
+        try:
+            annotation = parse_annotation(content, "x")
+        except ValueError:
+            return
+        steps = step_actions(annotation, 10, SPACE)
+        assert steps.actions.shape == (10, 8)
+        text_spans(annotation, [""])
+
+    @pytest.mark.parametrize("keep", [0, 100, 5000])
+    def test_a_truncated_video_is_named(self, shared_fixtures: Path, tmp_path: Path, keep: int) -> None:
+        whole = (shared_fixtures / "data_case" / "dataset" / "rec_c" / VIDEO_FILE).read_bytes()
+        path = tmp_path / VIDEO_FILE
+        path.write_bytes(whole[:keep])
+        with pytest.raises(ValueError, match=r"192x192\.mp4: cannot be decoded"):
+            list(read_frames(path))
+
+    def test_a_missing_video_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="cannot be decoded"):
+            list(read_frames(tmp_path / VIDEO_FILE))
+
+
+def test_an_annotation_is_written_whole(tmp_path: Path) -> None:
+    annotation = messages.VideoAnnotation(version=5)
+    write_annotation(annotation, tmp_path / ANNOTATION_FILE)
+    assert read_annotation(tmp_path) == annotation
+    assert [path.name for path in tmp_path.iterdir()] == [ANNOTATION_FILE]
