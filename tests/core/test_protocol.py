@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 
 import numpy as np
@@ -22,7 +23,6 @@ from p2p.protocol import (
     parse_action,
     parse_frame,
 )
-import itertools
 
 INT32 = st.integers(-(2**31), 2**31 - 1)
 
