@@ -1,0 +1,141 @@
+"""The policy as Composer wants it: forward, loss and validation metrics of a batch of chunks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from composer.models import ComposerModel
+from composer.utils import dist
+from torch import Tensor
+from torchmetrics import Metric
+
+from p2p.actions import HEADS
+from p2p.model.policy import ActionLogits, Policy
+from p2p.recipe import CorruptionConfig
+from p2p.train.corruption import corrupt_history
+from p2p.train.losses import FrameCounts, HeadSums, combine, label_mask, sum_heads
+
+Batch = dict[str, Any]
+
+COUNTS_KEY = "global_counts"  # of the global batch: labelled frames, frames, chunks
+
+
+class ComposerPolicy(ComposerModel):
+    """Wraps a Policy; the loss is exact over the global batch whatever its split (see `split_batch`)."""
+
+    def __init__(self, policy: Policy, z_weight: float = 1e-4, corruption: CorruptionConfig | None = None):
+        super().__init__()
+        self.policy = policy
+        self.z_weight = z_weight
+        self.corruption = corruption
+
+    def forward(self, batch: Batch) -> ActionLogits:
+        """Logits of the learned frames only, N of them: [N, slots of the head, V] per head."""
+        history = None
+        if self.training and self.corruption is not None and self.corruption.active:
+            history = corrupt_history(batch["actions"], self.corruption, self.policy.config.action_space)
+        logits: ActionLogits = self.policy(
+            batch["frames"], batch["actions"], batch["text"], history_actions=history, decode=label_mask(batch)
+        )
+        return logits
+
+    def loss(self, outputs: ActionLogits, batch: Batch, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """This microbatch's share of the global loss, times what Composer's averaging will divide it by.
+
+        Composer weighs a microbatch by its share of the process's chunks and then averages over processes;
+        `global chunks / chunks here` undoes both, so that the logged sums are the global batch's values.
+        """
+        labelled, frames, chunks = batch[COUNTS_KEY]
+        shares = combine(self.sums(outputs, batch), FrameCounts(labelled, frames), self.z_weight)
+        return {name: share * (chunks / len(batch["actions"])) for name, share in shares.items()}
+
+    def sums(self, outputs: ActionLogits, batch: Batch) -> dict[str, HeadSums]:
+        mask = label_mask(batch)
+        return sum_heads(outputs, batch["actions"][mask], mask[mask], self.policy.config.action_space)
+
+    def eval_forward(self, batch: Batch, outputs: Any | None = None) -> ActionLogits:
+        return outputs if outputs is not None else self.forward(batch)
+
+    def get_metrics(self, is_train: bool) -> dict[str, Metric]:
+        if is_train:
+            return {}
+        names = ("loss", "cross_entropy", "perplexity", *(f"perplexity_{head}" for head in HEADS))
+        return {name: ValidationMetric(name, self.z_weight) for name in names}
+
+    def update_metric(self, batch: Batch, outputs: ActionLogits, metric: Metric) -> None:
+        metric.update(self.sums(outputs, batch), label_mask(batch))
+
+
+class ValidationMetric(Metric):
+    """One number of a validation set, from sums over all its batches and processes.
+
+    `name` is loss, cross_entropy, perplexity (exp of the loss) or perplexity_<head> (exp of CE in nats).
+    """
+
+    full_state_update = False
+
+    def __init__(self, name: str, z_weight: float):
+        super().__init__()
+        self.name, self.z_weight = name, z_weight
+        self.num_choices: dict[str, int] = {}
+        for state in ("cross_entropy", "z"):
+            self.add_state(state, torch.zeros(len(HEADS), dtype=torch.float64), dist_reduce_fx="sum")
+        for state in ("labelled", "frames"):
+            self.add_state(state, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, sums: Mapping[str, HeadSums], mask: Tensor) -> None:
+        for i, head in enumerate(HEADS):
+            self.cross_entropy[i] += sums[head].cross_entropy.double() / sums[head].num_slots
+            self.z[i] += sums[head].z.double() / sums[head].num_slots
+            self.num_choices[head] = sums[head].num_choices
+        self.labelled += mask.sum()
+        self.frames += mask.numel()
+
+    def compute(self) -> Tensor:
+        means = self.cross_entropy / self.labelled.clamp(min=1)
+        if self.name.startswith("perplexity_"):
+            return means[HEADS.index(self.name.removeprefix("perplexity_"))].exp()
+        log_choices = means.new_tensor([math.log(self.num_choices[head]) for head in HEADS])
+        cross_entropy = (means / log_choices).sum()
+        if self.name == "cross_entropy":
+            return cross_entropy
+        loss = cross_entropy + self.z_weight * (self.z / self.frames.clamp(min=1)).sum()
+        return loss.exp() if self.name == "perplexity" else loss
+
+
+# ------------------------------------------------------------------ batches
+
+
+def split_batch(batch: Batch, microbatch_size: int | float) -> Sequence[Batch]:
+    """Cut a process's batch into microbatches that know the counts of the global batch.
+
+    Runs once per update on every process: the counts are summed over processes here.
+    """
+    mask = label_mask(batch)
+    counts = torch.tensor([float(mask.sum()), float(mask.numel()), float(len(mask))], dtype=torch.float64)
+    counts = _on_communication_device(counts)
+    dist.all_reduce(counts, reduce_operation="SUM")
+    global_counts = tuple(counts.tolist())
+    return [{**part, COUNTS_KEY: global_counts} for part in _split(batch, int(microbatch_size))]
+
+
+def split_eval_batch(batch: Batch, microbatch_size: int | float) -> Sequence[Batch]:
+    """Cut a validation batch into microbatches; metrics count by themselves."""
+    return _split(batch, int(microbatch_size))
+
+
+def _split(batch: Batch, size: int) -> list[Batch]:
+    num_chunks = len(batch["actions"])
+    return [{key: value[i : i + size] for key, value in batch.items()} for i in range(0, num_chunks, size)]
+
+
+def count_chunks(batch: Batch) -> int:
+    return len(batch["actions"])
+
+
+def _on_communication_device(tensor: Tensor) -> Tensor:
+    """NCCL reduces tensors on the GPU only."""
+    return tensor.cuda() if torch.distributed.is_initialized() and torch.distributed.get_backend() == "nccl" else tensor

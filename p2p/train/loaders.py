@@ -1,0 +1,94 @@
+"""Data loaders of a run: chunks from local shards or object storage, as Composer takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from composer.core import DataSpec, Evaluator, Event, State
+from composer.utils import dist
+from streaming import StreamingDataLoader
+
+from p2p.data.batch import collate
+from p2p.data.dataset import GameplayDataset
+from p2p.recipe import Recipe
+from p2p.train.composer_policy import count_chunks, split_batch, split_eval_batch
+
+
+def build_train_data(recipe: Recipe) -> DataSpec:
+    """Batches of global_batch / processes chunks, in an order that the number of processes does not change."""
+    per_process = chunks_per_process(recipe)
+    dataset = _dataset(recipe, "train", str(recipe.data.train), per_process, training=True)
+    if dataset.num_samples < recipe.global_batch:
+        raise ValueError(
+            f"data.train {recipe.data.train!r} holds {dataset.num_samples} chunks of {recipe.policy.num_timesteps} "
+            f"steps; an update needs {recipe.global_batch} (global_batch)"
+        )
+    loader = _loader(recipe, dataset, per_process, drop_last=True)
+    return DataSpec(loader, split_batch=split_batch, get_num_samples_in_batch=count_chunks)
+
+
+def build_evaluators(recipe: Recipe, due: Callable[[State], bool]) -> list[Evaluator]:
+    """One evaluator per validation set; `due` says after which updates they run."""
+
+    def interval(state: State, event: Event) -> bool:
+        return event == Event.BATCH_END and due(state)
+
+    size = recipe.eval.batch_size
+    evaluators = []
+    for label, place in recipe.data.val_sets.items():
+        dataset = _dataset(recipe, label, place, size, training=False)
+        loader = _loader(recipe, dataset, size, drop_last=False)
+        spec = DataSpec(loader, split_batch=split_eval_batch, get_num_samples_in_batch=count_chunks)
+        evaluators.append(
+            Evaluator(
+                label=label,
+                dataloader=spec,
+                eval_interval=interval,
+                subset_num_batches=recipe.eval.max_batches or -1,
+                device_eval_microbatch_size=size,
+            )
+        )
+    return evaluators
+
+
+def chunks_per_process(recipe: Recipe) -> int:
+    world = dist.get_world_size()
+    if recipe.global_batch % world != 0:
+        raise ValueError(
+            f"global_batch is {recipe.global_batch}, which {world} processes cannot share equally; "
+            f"write a multiple of {world}"
+        )
+    return recipe.global_batch // world
+
+
+def _dataset(recipe: Recipe, label: str, place: str, batch_size: int, training: bool) -> GameplayDataset:
+    remote = place if "://" in place else None
+    cache = Path(recipe.data.cache) if recipe.data.cache else recipe.run_path / "cache"
+    return GameplayDataset(
+        local=place if remote is None else str(cache / label),
+        remote=remote,
+        num_timesteps=recipe.policy.num_timesteps,
+        phase="random" if training else 0,
+        size=(recipe.policy.frame_height, recipe.policy.frame_width),
+        action_space=recipe.policy.action_space,
+        num_text_tokens=recipe.policy.num_text_tokens,
+        text_dim=recipe.policy.text_dim,
+        batch_size=batch_size,
+        shuffle=training and recipe.data.shuffle,
+        shuffle_seed=recipe.seed,
+        cache_limit=recipe.data.cache_limit if remote else None,
+    )
+
+
+def _loader(recipe: Recipe, dataset: GameplayDataset, batch_size: int, drop_last: bool) -> StreamingDataLoader:
+    num_workers = recipe.data.num_workers
+    return StreamingDataLoader(
+        dataset,
+        batch_size=batch_size,
+        collate_fn=collate,
+        num_workers=num_workers,
+        prefetch_factor=recipe.data.prefetch_factor if num_workers else None,
+        persistent_workers=num_workers > 0,
+        drop_last=drop_last,
+    )

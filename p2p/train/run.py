@@ -1,0 +1,191 @@
+"""One training run: read the recipe, build everything in order, fit, export. Started by `launch`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from p2p.recipe import Recipe, load_recipe, save_recipe
+
+if TYPE_CHECKING:
+    from composer import Trainer
+
+    from p2p.model.policy import Policy
+
+log = logging.getLogger(__name__)
+
+USER_ERROR = 2
+USAGE = "composer [-n PROCESSES] launch RECIPE.yaml [key=value ...]"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Train; returns the exit status. What the user can cause is reported in one line."""
+    parser = argparse.ArgumentParser(usage=USAGE, description="Train a policy by a recipe.")
+    parser.add_argument("recipe", help="a file of recipes/, or your own")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.train=DIR max_duration=2ba")
+    args = parser.parse_args(argv)
+    set_up_logging()
+    try:
+        recipe = load_recipe(args.recipe, args.overrides)
+        trainer = build(recipe)
+    except (ValueError, OSError) as error:
+        print(f"p2p: error: {error}", file=sys.stderr)
+        return USER_ERROR
+    fit(recipe, trainer)
+    return 0
+
+
+def set_up_logging() -> None:
+    """Progress of process 0 on stderr; the libraries' chatter stays out."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("p2p").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+    warnings.filterwarnings("ignore", message="FSDP2 Config/APIs are experimental")
+    warnings.filterwarnings("ignore", message="The _fsdp_wrap attribute will be removed")
+
+
+def build(recipe: Recipe) -> Trainer:
+    """Everything up to the first update, the resume point loaded.
+
+    Raises:
+        ValueError: something that the user gave does not fit: data, weights, batch sizes.
+    """
+    _check_inputs(recipe)
+    import torch
+    from composer import Trainer
+    from composer.utils import dist, get_device
+
+    from p2p.train import callbacks as cb
+    from p2p.train.checkpointer import Checkpointer, find_resume_point
+    from p2p.train.composer_policy import ComposerPolicy
+    from p2p.train.flops import step_cost
+    from p2p.train.loaders import build_evaluators, build_train_data, chunks_per_process
+    from p2p.train.optim import build_optimizer
+    from p2p.train.parallel import fsdp_config, parallelize
+
+    device = get_device(None)
+    _share_cores()
+    dist.initialize_dist(device, recipe.parallel.timeout_s)
+    per_process = chunks_per_process(recipe)
+    train_data = build_train_data(recipe)
+    policy = build_policy(recipe, meta=dist.get_global_rank() > 0)
+    parallelize(policy, recipe.parallel)
+    model = ComposerPolicy(policy, recipe.loss.z_weight, recipe.data.corruption)
+
+    statistics, norm = cb.SharedStatistics(), cb.GradientNorm(recipe.optimizer.clip)
+    checkpointer = Checkpointer(recipe, statistics)
+    report = cb.Report(recipe.run_path, recipe.log_interval, step_cost(recipe, dist.get_world_size()), norm)
+    settings = cb.OptimizerSettings(recipe.optimizer, recipe.schedule)
+    callbacks = [cb.StepSeed(recipe.seed), settings, norm, statistics, report]
+    if recipe.ema_half_life is not None:
+        callbacks.append(cb.WeightAverage(recipe.ema_half_life))
+    eval_due = cb.every(recipe.eval.interval) if recipe.eval.interval is not None else checkpointer.due
+    resume_point = find_resume_point(recipe)
+    trainer = Trainer(
+        model=model,
+        train_dataloader=train_data,
+        eval_dataloader=build_evaluators(recipe, eval_due) or None,
+        optimizers=build_optimizer(model.parameters(), recipe.optimizer),
+        max_duration=recipe.max_duration,
+        callbacks=[*callbacks, checkpointer],
+        loggers=_loggers(recipe),
+        run_name=recipe.name,
+        progress_bar=False,
+        load_path=None if resume_point is None else str(resume_point),
+        load_progress_bar=False,
+        parallelism_config=fsdp_config(recipe.parallel),
+        precision=recipe.precision if torch.cuda.is_available() else "fp32",
+        device=device,
+        device_train_microbatch_size=min(recipe.microbatch or per_process, per_process),
+        seed=recipe.seed,
+        dist_timeout=recipe.parallel.timeout_s,
+        spin_dataloaders=False,
+    )
+    if dist.get_global_rank() == 0:
+        _announce(recipe, resume_point is not None, int(trainer.state.timestamp.batch.value))
+    return trainer
+
+
+def fit(recipe: Recipe, trainer: Trainer) -> None:
+    """Train to the end, then write the policy folder; a run that is at its end is only exported."""
+    from composer.utils import dist
+
+    from p2p.train.callbacks import num_updates
+
+    state = trainer.state
+    if int(state.timestamp.batch.value) >= num_updates(state):
+        log.info("%s is already trained for %s", recipe.name, recipe.max_duration)
+    else:
+        trainer.fit()
+    trainer.close()
+    if dist.get_global_rank() == 0:
+        export(recipe)
+    dist.barrier()
+
+
+def export(recipe: Recipe) -> None:
+    """The newest checkpoint's weights into <run folder>/policy."""
+    from p2p.model.weights import write_policy_folder
+    from p2p.train.export import read_run
+
+    config, tensors, step = read_run(recipe.checkpoint_path, raw=False)
+    folder = write_policy_folder(config, tensors, recipe.run_path / "policy")
+    log.info("policy of step %d: %s", step, folder)
+
+
+def build_policy(recipe: Recipe, meta: bool) -> Policy:
+    """The policy with its start weights; on the meta device it gets them from process 0 when it is sharded."""
+    import torch
+
+    from p2p.model.policy import Policy
+    from p2p.model.weights import check_tensors, load_policy
+
+    if meta:
+        with torch.device("meta"):
+            return Policy(recipe.policy)
+    torch.manual_seed(recipe.seed)
+    policy = Policy(recipe.policy)
+    if recipe.init_from is not None:
+        tensors = load_policy(recipe.init_from).state_dict()
+        check_tensors(policy.state_dict(), tensors, f"init_from {recipe.init_from}")
+        policy.load_state_dict(tensors)
+    return policy
+
+
+def _check_inputs(recipe: Recipe) -> None:
+    """What can be checked in a moment, before the slow imports."""
+    from p2p.train.paths import check_paths
+
+    check_paths(recipe)
+
+
+def _share_cores() -> None:
+    import torch
+
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+
+
+def _loggers(recipe: Recipe) -> list[object]:
+    """Weights & Biases when a key is there; metrics.jsonl is written in any case (see callbacks.Report)."""
+    if not os.environ.get("WANDB_API_KEY"):
+        return []
+    from composer.loggers import WandBLogger
+
+    return [WandBLogger(project="p2p", name=recipe.name, init_kwargs={"id": recipe.name, "resume": "allow"})]
+
+
+def _announce(recipe: Recipe, resumed: bool, step: int) -> None:
+    import torch
+
+    recipe.run_path.mkdir(parents=True, exist_ok=True)
+    save_recipe(recipe, recipe.run_path / "recipe.yaml")
+    if recipe.precision != "fp32" and not torch.cuda.is_available():
+        log.info("precision %s needs a GPU; training in fp32 on the CPU", recipe.precision)
+    log.info(
+        "%s: %s from step %d to %s", recipe.run_path, "resuming" if resumed else "training", step, recipe.max_duration
+    )
