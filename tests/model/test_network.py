@@ -11,7 +11,7 @@ from torch import nn
 from p2p.config import PolicyConfig
 from p2p.model import Policy
 from p2p.model import attention as attention_module
-from p2p.model.attention import AttentionPattern, attend, count_pairs
+from p2p.model.attention import AttentionPattern, attention_for, count_pairs
 from p2p.model.image import EfficientNetB0Stages, fold_batch_norm
 from p2p.model.mask import TokenLayout, dense_mask
 
@@ -34,7 +34,7 @@ def test_grouped_attention_equals_the_dense_mask(num_sinks: int, history: int, o
     rows = slice(layout.out if only_out else None, None, s if only_out else None)
     expected = nn.functional.scaled_dot_product_attention(q[:, :, rows], k, v, attn_mask=mask[rows])
     pattern = AttentionPattern(layout, num_timesteps, history, num_sinks, only_out)
-    torch.testing.assert_close(attend(q[:, :, rows], k, v, pattern), expected)
+    torch.testing.assert_close(attention_for(pattern, q.device)(q[:, :, rows], k, v), expected)
 
 
 def test_counts_say_what_is_skipped() -> None:
