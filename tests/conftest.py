@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# The models of the tests are tiny: a second thread only waits for the first. Set before torch is loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_FIXTURES = REPOSITORY.parent / "shared" / "fixtures"
 
