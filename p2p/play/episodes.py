@@ -50,14 +50,18 @@ class Episode:
     seed: int
     score: float
     num_steps: int
+    presses: dict[str, int]  # in how many steps each key or mouse button ("mouse 0") was down
 
 
 @dataclass(frozen=True)
 class PlaySettings:
-    """How the episodes of one comparison are played. `address` may be empty when no policy plays."""
+    """How the episodes of one comparison are played.
+
+    `addresses` are those of servers of one policy, which the workers share out; none when no policy plays.
+    """
 
     game: str
-    address: str = ""
+    addresses: tuple[str, ...] = ()
     realtime: bool = False
 
     def __post_init__(self) -> None:
@@ -90,18 +94,23 @@ def play(settings: PlaySettings, jobs: Sequence[Job], num_workers: int = 2) -> l
         todo.put(item)
     progress = Progress("playing", len(jobs), "episodes")
     found: dict[int, Episode] = {}
-    for _, (index, episode) in run_workers(_play_some, [(settings, todo)] * num_workers):
+    shares = [(settings, address, todo) for address in _share_out(settings.addresses, num_workers)]
+    for _, (index, episode) in run_workers(_play_some, shares):
         found[index] = episode
         progress.update(len(found))
     progress.close()
     return [found[index] for index in range(len(jobs))]
 
 
-def _play_some(settings: PlaySettings, todo: Any, report: Report) -> None:
+def _share_out(addresses: Sequence[str], num_workers: int) -> list[str]:
+    return [addresses[index % len(addresses)] if addresses else "" for index in range(num_workers)]
+
+
+def _play_some(settings: PlaySettings, address: str, todo: Any, report: Report) -> None:
     """One worker: takes jobs until there are none."""
     from p2p.play.stage import Stage
 
-    with Stage(settings) as stage:
+    with Stage(settings, address) as stage:
         while (item := todo.get()) is not None:
             index, job = item
             report("episode", (index, stage.play(job)))
@@ -169,6 +178,16 @@ def write_results(path: Path, settings: PlaySettings, episodes: Sequence[Episode
     temporary.replace(path)
 
 
+def start_servers(stack: ExitStack, policy: Path, num_servers: int, seed: int) -> tuple[str, ...]:
+    """Addresses of as many servers of the policy, each with one CPU thread; they end with the stack."""
+    from p2p.play.serving import served
+
+    options = ("--threads", "1")
+    return tuple(
+        stack.enter_context(served(policy, seed=seed + index, options=options)) for index in range(num_servers)
+    )
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument("policy", nargs="?", type=Path, help="policy folder; a server is started for it")
@@ -194,14 +213,12 @@ def run(args: argparse.Namespace) -> int:
     players = [*([POLICY] if with_policy else []), *compare]
     video = str(args.video) if args.video else None
     jobs = make_jobs(players, args.episodes, FIRST_SEED + 1_000_000 * args.seed, video)
-    num_workers = 1 if args.realtime else args.workers
+    num_workers = 1 if args.realtime or args.socket else args.workers
     with ExitStack() as stack:
-        address = args.socket or ""
-        if args.policy is not None and not address:
-            from p2p.play.serving import served
-
-            address = stack.enter_context(served(args.policy, num_workers, seed=args.seed))
-        settings = PlaySettings(args.game, address, args.realtime)
+        addresses: tuple[str, ...] = (args.socket,) if args.socket else ()
+        if args.policy is not None and not addresses:
+            addresses = start_servers(stack, args.policy, num_workers, args.seed)
+        settings = PlaySettings(args.game, addresses, args.realtime)
         episodes = play(settings, jobs, num_workers)
     say(f"{args.game}, {args.episodes} episodes of each player")
     say(format_table(summarise(episodes)))

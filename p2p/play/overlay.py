@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SCALE = 2
 PANEL_HEIGHT = 64
 _DOWN, _UP, _TEXT, _BACK = (255, 196, 61), (62, 66, 74), (230, 230, 230), (24, 26, 30)
-_SIGNS = {"LeftArrow": "←", "RightArrow": "→", "UpArrow": "↑", "DownArrow": "↓", "LeftShift": "shift"}
+_SIGNS = {"LeftArrow": "left", "RightArrow": "right", "UpArrow": "up", "DownArrow": "down", "LeftShift": "shift"}
 
 
 def draw_action(frame: Frame, action: Action, keys: tuple[str, ...], caption: str = "") -> Frame:

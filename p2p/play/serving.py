@@ -17,11 +17,10 @@ STOP_TIMEOUT_S = 15.0
 
 
 @contextlib.contextmanager
-def served(policy: Path, sessions: int = 1, seed: int | None = None, options: Sequence[str] = ()) -> Iterator[str]:
+def served(policy: Path, seed: int | None = None, options: Sequence[str] = ()) -> Iterator[str]:
     """The address of a server of the policy folder, which ends with the block.
 
     Args:
-        sessions: how many players it serves at once.
         seed: of its sampling; None: fresh random numbers.
         options: further options of p2p-serve.
 
@@ -34,7 +33,7 @@ def served(policy: Path, sessions: int = 1, seed: int | None = None, options: Se
     folder = Path(tempfile.mkdtemp(prefix="p2p-play-"))
     address, log_path = folder / "socket", folder / "serve.log"
     command = [sys.executable, "-m", "p2p_serve.cli", "--policy", str(policy), "--socket", str(address)]
-    command += ["--sessions", str(sessions), *(["--seed", str(seed)] if seed is not None else []), *options]
+    command += [*(["--seed", str(seed)] if seed is not None else []), *options]
     try:
         with log_path.open("wb") as log:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)

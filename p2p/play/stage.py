@@ -1,5 +1,6 @@
 """One process's game and players: plays one episode after another for `p2p play`."""
 
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -38,11 +39,11 @@ class ShuffledPlayer:
 class Stage:
     """Holds the game, which is opened once, and makes players when they are needed."""
 
-    def __init__(self, settings: PlaySettings) -> None:
+    def __init__(self, settings: PlaySettings, address: str) -> None:
         self._settings, self._info = settings, game_info(settings.game)
         self.ticks = TickStatistics()
         self._sample: tuple[list[Action], list[Frame]] | None = None
-        self._policy = PolicyPlayer(settings.address)
+        self._policy = PolicyPlayer(address)
         self._labelled: Game | None = None
         self._stack = ExitStack()
 
@@ -69,6 +70,7 @@ class Stage:
         player.begin(game, job.seed)
         paced = self._settings.realtime and job.player == POLICY
         loop = RealtimeLoop(self._policy.client, self.ticks) if paced and self._policy.client is not None else None
+        presses: Counter[str] = Counter()
         num_steps = 0
         with ExitStack() as stack:
             film = stack.enter_context(VideoWriter(Path(job.video))) if job.video else None
@@ -79,8 +81,9 @@ class Stage:
                     caption = f"{self._info.name}   {num_steps / 20:5.1f} s   score {game.score:.0f}"
                     film.add(draw_action(frame, action, self._info.keys, caption))
                 game.act(action)
+                presses.update([*action.keys, *(f"mouse {button}" for button in action.buttons)])
                 num_steps += 1
-        return Episode(job.player, job.seed, game.score, num_steps)
+        return Episode(job.player, job.seed, game.score, num_steps, dict(presses))
 
     def _player(self, name: str) -> Player:
         if name == POLICY:
