@@ -80,7 +80,7 @@ test-newest: ## tests of the model and the server on another torch: make test-ne
 	@$(NEWEST)/bin/python -m pip install --quiet "$(TORCH)"
 	@$(NEWEST)/bin/python -m pip install --quiet -r requirements/serve.txt -r requirements/test-serve.txt
 	@$(NEWEST)/bin/python -m pip install --quiet --no-deps -e . -e ./serve
-	@$(NEWEST)/bin/python -m pytest tests/model tests/serve tests/core
+	@$(NEWEST)/bin/python -m pytest -m "not pinned and not install" tests/model tests/serve tests/core
 
 test-serve-install: $(VENV)/.test-ready ## pip install ./serve in an empty environment brings the light core only
 	@TORCH="$(TORCH)" $(BIN)/python -m pytest -m install tests/test_install.py

@@ -100,6 +100,7 @@ def test_wrong_shapes_are_named(argument: str) -> None:
         Policy(TINY)(*(torch.zeros(shape, dtype=torch.int64) for shape in shapes.values()))
 
 
+@pytest.mark.pinned
 def test_the_image_stages_equal_torchvision() -> None:
     from torchvision.models import efficientnet_b0
 
@@ -120,6 +121,7 @@ def test_the_image_stages_equal_torchvision() -> None:
         torch.testing.assert_close(folded(x), theirs(x), atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.pinned
 def test_stochastic_depth_drops_whole_frames_at_its_rate() -> None:
     from torchvision.models.efficientnet import MBConv as TheirBlock
 

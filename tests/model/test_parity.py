@@ -52,6 +52,7 @@ def test_imported_weights_give_the_logits_of_the_original(policy: Policy, io: di
     assert_logits(policy, io, "", 1e-4)
 
 
+@pytest.mark.pinned
 def test_cpu_autocast_stays_near_the_original(policy: Policy, io: dict[str, Tensor]) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert_logits_close = policy(io["in.frames"], actions_of(io), io["in.text_embeddings"])
