@@ -34,10 +34,11 @@ class Progress:
         self._interval_s = 0.2 if self._stream.isatty() else line_every_s
         self._start_s = self._shown_s = time.monotonic()
         self._done = 0
+        self._note = ""
 
-    def update(self, done: int) -> None:
-        """So much of the total is done."""
-        self._done = done
+    def update(self, done: int, note: str = "") -> None:
+        """So much of the total is done; `note` stands at the end of the line."""
+        self._done, self._note = done, note
         now = time.monotonic()
         if now - self._shown_s >= self._interval_s:
             self._shown_s = now
@@ -55,7 +56,7 @@ class Progress:
         bar = "#" * round(share * _BAR_WIDTH)
         text = (
             f"  {self._label} [{bar:<{_BAR_WIDTH}}] {self._done}/{self._total} {self._unit}"
-            f"  {rate:.0f}/s  {duration_text(elapsed_s)} {left}"
+            f"  {rate:.{0 if rate >= 10 else 1}f}/s  {duration_text(elapsed_s)} {left} {self._note}"
         )
         self._stream.write(f"{text:<110}{end}")
         self._stream.flush()

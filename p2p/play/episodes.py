@@ -178,6 +178,11 @@ def write_results(path: Path, settings: PlaySettings, episodes: Sequence[Episode
     temporary.replace(path)
 
 
+def read_results(path: Path) -> list[Episode]:
+    """The episodes of a file of `write_results`."""
+    return [Episode(**entry) for entry in json.loads(path.read_text())["episodes"]]
+
+
 def start_servers(stack: ExitStack, policy: Path, num_servers: int, seed: int) -> tuple[str, ...]:
     """Addresses of as many servers of the policy, each with one CPU thread; they end with the stack."""
     from p2p.play.serving import served

@@ -1,0 +1,394 @@
+"""`p2p demo`, which `make demo` calls: the whole road in one command, from a recorded game to a report.
+
+    p2p demo                     # about ten minutes on two cores; a second run reuses what is there
+    p2p demo --seed 0 1 2        # three trainings on the same recordings, and their table
+
+Each stage leaves its result in the folder --out and a note in --out/stages that says with which settings it was made. A
+stage is reused when its note and those of all stages before it say the same.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from p2p.play.console import Progress, duration_text, say
+from p2p.play.episodes import (
+    POLICY,
+    SHUFFLED,
+    Episode,
+    PlaySettings,
+    format_table,
+    make_jobs,
+    play,
+    read_results,
+    start_servers,
+    summarise,
+    write_results,
+)
+from p2p.play.games import game_info
+from p2p.play.reaper import mark_children
+from p2p.play.record import RecordSettings, record_episodes
+from p2p.play.report import Report, write_report
+
+DEFAULT_OUT = Path("runs/demo")
+NUM_STAGES = 7
+_STEP = re.compile(r"step (\d+)/(\d+)\s+loss (\S+)")
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What the demo does. `updates` None: as many as the recipe says; `least_score` is what the policy must reach."""
+
+    out: Path = DEFAULT_OUT
+    game: str = "doom:health_gathering"
+    recipe: Path = Path("recipes/doom-tiny.yaml")
+    recordings: int = 44
+    val_share: float = 0.1
+    updates: int | None = None
+    episodes: int = 20
+    compare: tuple[str, ...] = (SHUFFLED, "expert", "random", "blind")
+    workers: int = 2
+    least_score: float = 1700.0
+    least_margin: float = 500.0  # over its control
+
+    def __post_init__(self) -> None:
+        for name in ("recordings", "episodes", "workers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} {getattr(self, name)}: expected 1 or more")
+
+
+class Stages:
+    """Runs what is not done yet, in order; `key` names the settings of a stage and of all before it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._number = 0
+        self.key = ""
+        self.seconds: dict[str, float] = {}
+
+    def run(self, name: str, what: str, settings: dict[str, Any], result: Path, work: Callable[[], str]) -> None:
+        """One stage. `result` is complete if it exists; `work` makes it and returns what there is to say about it."""
+        self._number += 1
+        text = json.dumps({"stage": name, **settings, "after": self.key}, sort_keys=True)
+        self.key = hashlib.sha256(text.encode()).hexdigest()[:16]
+        note = self._folder / f"{name}.json"
+        say(f"[{self._number}/{NUM_STAGES}] {name}: {what}")
+        done = _read_note(note)
+        if done.get("key") == self.key and done.get("complete") and result.exists():
+            say(f"      reused: {done['summary']}")
+            self.seconds[name] = done["seconds"]
+            return
+        if done.get("key") != self.key:  # what is there was made with other settings, or was never begun
+            _write_note(note, {"key": self.key, "complete": False})
+            if result.exists():
+                clear(result, self._folder.parent)
+        start_s = time.monotonic()
+        summary = work()
+        self.seconds[name] = time.monotonic() - start_s
+        _write_note(note, {"key": self.key, "complete": True, "summary": summary, "seconds": self.seconds[name]})
+        say(f"      {summary} ({duration_text(self.seconds[name])})")
+
+
+def clear(path: Path, out: Path) -> None:
+    """Make room for a new result: what lies in the demo's own folder is removed, what lies elsewhere is set aside."""
+    if not path.is_relative_to(out):
+        number = next(n for n in range(1, 10**6) if not path.with_name(f"{path.name}.old-{n}").exists())
+        path.rename(path.with_name(f"{path.name}.old-{number}"))
+        say(f"      {path} was made otherwise; it is now {path.name}.old-{number}")
+    elif path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _read_note(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _write_note(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".partial")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+# ------------------------------------------------------------------ the stages
+
+
+def record(settings: DemoSettings) -> str:
+    """Recordings of the scripted player."""
+    raw = settings.out / "raw"
+    wanted = RecordSettings(settings.game)
+    names = {wanted.recording_id(episode) for episode in range(settings.recordings)}
+    for folder in raw.glob(wanted.recording_id(0)[:-5] + "*"):  # more than asked for: of an earlier demo
+        if folder.name not in names:
+            shutil.rmtree(folder)
+    num_new, _ = record_episodes(wanted, settings.recordings, raw, settings.workers)
+    reused = settings.recordings - num_new
+    return f"{settings.recordings} recordings in {raw}" + (f", {reused} of them were there" if reused else "")
+
+
+def convert(settings: DemoSettings) -> str:
+    """Shards of the recordings, with a validation split."""
+    out = settings.out / "shards"
+    command = [*_module("p2p_convert.cli"), str(settings.out / "raw"), str(out)]
+    command += ["--workers", str(settings.workers), "--split", f"val={settings.val_share:g}"]
+    lines = _run(command, settings.out / "logs" / "convert.log")
+    return next((line for line in reversed(lines) if "frames/s" in line), f"shards in {out}")
+
+
+def train_command(settings: DemoSettings, seed: int, run_folder: Path) -> list[str]:
+    """The command as a user would type it; only what differs from the recipe is named."""
+    command = ["composer", "launch", str(settings.recipe)]
+    if settings.out != DEFAULT_OUT:
+        command += [f"data.{split}={settings.out / 'shards' / split}" for split in ("train", "val")]
+    if run_folder != _default_run_folder(settings):
+        command.append(f"run_folder={run_folder}")
+    if seed != 0:
+        command.append(f"seed={seed}")
+    if settings.updates is not None:
+        command.append(f"max_duration={settings.updates}ba")
+    return command
+
+
+def _default_run_folder(settings: DemoSettings) -> Path:
+    return Path("runs") / settings.recipe.stem
+
+
+def run_folder_of(settings: DemoSettings, seed: int) -> Path:
+    """Where a training leaves its checkpoints: the recipe's own place for the plain demo."""
+    if settings.out == DEFAULT_OUT and seed == 0:
+        return _default_run_folder(settings)
+    return settings.out / f"training-{seed}"
+
+
+def train(settings: DemoSettings, seed: int) -> str:
+    """Runs the trainer; a run that was interrupted goes on where it was."""
+    run_folder = run_folder_of(settings, seed)
+    command = train_command(settings, seed, run_folder)
+    say(f"      $ {' '.join(command)}")
+    command[0] = str(Path(sys.executable).with_name("composer"))
+    progress: list[Progress] = []
+
+    def show(line: str) -> None:
+        match = _STEP.search(line)
+        if match is not None:
+            if not progress:
+                progress.append(Progress("training", int(match[2]), "updates"))
+            progress[0].update(int(match[1]), note=f"loss {match[3]}")
+
+    lines = _run(command, settings.out / "logs" / f"train-{seed}.log", show)
+    if progress:
+        progress[0].close()
+    steps = [match for line in lines if (match := _STEP.search(line))]
+    return f"{steps[-1][2]} updates, loss {steps[-1][3]}" if steps else f"trained: {run_folder}"
+
+
+def export(run_folder: Path, policy: Path, log: Path) -> str:
+    """The final weights as a policy folder, which is all that serving needs."""
+    _run([*_module("p2p.cli"), "export", str(run_folder), "--out", str(policy)], log)
+    megabytes = sum(file.stat().st_size for file in policy.iterdir()) / 1e6
+    return f"{policy} ({megabytes:.1f} MB)"
+
+
+def play_episodes(settings: DemoSettings, policy: Path, folder: Path) -> str:
+    """Serve the policy, let it and its controls play, write the results and the film."""
+    jobs = make_jobs((POLICY, *settings.compare), settings.episodes, video=str(folder / "play.mp4"))
+    with ExitStack() as stack:
+        addresses = start_servers(stack, policy, settings.workers, seed=0)
+        say(f"      p2p-serve listens on {', '.join(addresses)}")
+        play_settings = PlaySettings(settings.game, addresses)
+        episodes = play(play_settings, jobs, settings.workers)
+    write_results(folder / "play.json", play_settings, episodes)
+    row = summarise(episodes)[0]
+    return f"mean score of the policy {row.mean:.1f} over {row.num_episodes} episodes"
+
+
+def evaluate(settings: DemoSettings, policy: Path, out: Path) -> str:
+    """Offline metrics and the causality score on the validation shards, each beside its baselines."""
+    command = [*_module("p2p.cli"), "evaluate", str(policy), "--data", str(settings.out / "shards" / "val")]
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    _run([*command, "--out", str(partial)], settings.out / "logs" / "evaluate.log")
+    os.replace(partial, out)
+    return f"report in {out}"
+
+
+def _module(name: str) -> list[str]:
+    return [sys.executable, "-m", name]
+
+
+def _run(command: Sequence[str], log_path: Path, show: Callable[[str], None] = lambda line: None) -> list[str]:
+    """Run a command to its end, its output in a log file; returns the lines.
+
+    Raises:
+        ValueError: when it fails, with its last lines.
+    """
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    lines: list[str] = []
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    assert process.stdout is not None
+    try:
+        with log_path.open("w") as log:
+            for line in process.stdout:
+                log.write(line)
+                log.flush()
+                lines.append(line.rstrip())
+                show(lines[-1])
+        status = process.wait()
+    finally:
+        process.kill()
+        process.wait()
+    if status != 0:
+        end = "\n".join(f"    {line}" for line in lines[-12:])
+        raise ValueError(f"{' '.join(command)} ended with status {status}; its log is {log_path}, and ends:\n{end}")
+    return lines
+
+
+# ------------------------------------------------------------------ the road
+
+
+def run_demo(settings: DemoSettings, seed: int) -> list[Episode]:
+    """All stages for one training seed; returns the episodes that were played."""
+    out, run_folder, folder = settings.out, run_folder_of(settings, seed), settings.out / f"seed-{seed}"
+    policy = folder / "policy"
+    stages = Stages(out / "stages")
+    play_text = f"{settings.episodes} episodes of each: {', '.join((POLICY, *settings.compare))}"
+    stages.run(
+        "record",
+        f"a scripted player plays {settings.game}",
+        {"game": settings.game, "recordings": settings.recordings},
+        out / "raw" / RecordSettings(settings.game).recording_id(settings.recordings - 1),
+        lambda: record(settings),
+    )
+    stages.run(
+        "convert", "recordings into shards", {"val": settings.val_share}, out / "shards", lambda: convert(settings)
+    )
+    stages.run(
+        f"train-{seed}",
+        f"a policy by {settings.recipe}, seed {seed}",
+        {"recipe": settings.recipe.read_text(), "updates": settings.updates, "seed": seed},
+        run_folder,
+        lambda: train(settings, seed),
+    )
+    stages.run(
+        f"export-{seed}", "final weights", {}, policy, lambda: export(run_folder, policy, out / "logs" / "export.log")
+    )
+    stages.run(
+        f"play-{seed}",
+        play_text,
+        {"episodes": settings.episodes, "compare": settings.compare},
+        folder / "play.json",
+        lambda: play_episodes(settings, policy, folder),
+    )
+    stages.run(
+        f"evaluate-{seed}",
+        "the policy on recordings it has not seen, and its causality score",
+        {},
+        folder / "evaluation",
+        lambda: evaluate(settings, policy, folder / "evaluation"),
+    )
+    episodes = read_results(folder / "play.json")
+    say(f"[{NUM_STAGES}/{NUM_STAGES}] report: {report(settings, seed, episodes, stages.seconds)}")
+    return episodes
+
+
+def report(settings: DemoSettings, seed: int, episodes: Sequence[Episode], seconds: dict[str, float]) -> Path:
+    """Write report.md with its pictures."""
+    folder = settings.out / f"seed-{seed}"
+    run_folder = run_folder_of(settings, seed)
+    facts = [
+        f"recordings: {settings.recordings} episodes of the scripted player, disturbed now and then by random keys",
+        f"training: `{' '.join(train_command(settings, seed, run_folder))}`",
+        f"play: {settings.episodes} episodes of each player, on seeds that no recording used",
+    ]
+    links = [("film of the policy's first episode", "play.mp4"), ("every episode's score", "play.json")]
+    if (folder / "evaluation").is_dir():
+        pages = sorted((folder / "evaluation").glob("*.html"))
+        links += [("offline metrics, baselines and causality score", f"evaluation/{page.name}") for page in pages]
+    title = f"P2P demo: {settings.game}, training seed {seed}"
+    content = Report(title, game_info(settings.game), episodes, facts, run_folder / "metrics.jsonl", links, seconds)
+    return write_report(content, folder)
+
+
+def verdict(settings: DemoSettings, episodes: Sequence[Episode]) -> tuple[bool, str]:
+    """Whether the policy plays and looks, and the sentence that says so."""
+    means = {row.player: row.mean for row in summarise(episodes)}
+    score, others = means[POLICY], {name: mean for name, mean in means.items() if name not in (POLICY, "expert")}
+    margin = score - others.get(SHUFFLED, float("-inf"))
+    passed = score >= settings.least_score and margin >= settings.least_margin and score > max(others.values())
+    return passed, (
+        f"the policy scores {score:.0f} (at least {settings.least_score:.0f} wanted), {margin:.0f} more than the same "
+        f"policy shown frames of other moments (at least {settings.least_margin:.0f} wanted): "
+        + ("it looks, and it plays" if passed else "it has not learned to play")
+    )
+
+
+def seeds_table(results: dict[int, list[Episode]]) -> str:
+    """One line per training seed: the mean score of each player with its standard error."""
+    players = list(dict.fromkeys(episode.player for episodes in results.values() for episode in episodes))
+    lines = ["| training seed | " + " | ".join(players) + " |", "| ---: |" + " ---: |" * len(players)]
+    for seed, episodes in results.items():
+        rows = {row.player: row for row in summarise(episodes)}
+        cells = [f"{rows[name].mean:.0f} ± {rows[name].standard_error:.0f}" for name in players]
+        lines.append(f"| {seed} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder of everything it makes (%(default)s)")
+    parser.add_argument("--seed", type=int, nargs="+", default=[0], help="of the training; several: one after another")
+    parser.add_argument("--recordings", type=int, default=DemoSettings.recordings, help="episodes (%(default)s)")
+    parser.add_argument("--updates", type=int, help="of the training (default: as the recipe says)")
+    parser.add_argument("--episodes", type=int, default=DemoSettings.episodes, help="of each player (%(default)s)")
+    parser.add_argument("--workers", type=int, default=DemoSettings.workers, help="processes (%(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """The whole road; the exit status is 1 when the policy has not learned to play."""
+    settings = DemoSettings(
+        out=args.out,
+        recordings=args.recordings,
+        updates=args.updates,
+        episodes=args.episodes,
+        workers=args.workers,
+    )
+    if not Path("launch").is_file() or not settings.recipe.is_file():
+        raise ValueError(f"no launch and {settings.recipe} in {Path.cwd()}; run the demo in the folder of the checkout")
+    mark_children()
+    start_s = time.monotonic()
+    results, passed = {}, True
+    for seed in args.seed:
+        results[seed] = run_demo(settings, seed)
+        say()
+        say(format_table(summarise(results[seed])))
+        seed_passed, text = verdict(settings, results[seed])
+        passed = passed and seed_passed
+        say(text)
+    if len(results) > 1:
+        say("\n" + seeds_table(results))
+    say(f"done in {duration_text(time.monotonic() - start_s)}; start with {settings.out}/seed-{args.seed[0]}/report.md")
+    return 0 if passed else 1
