@@ -1,0 +1,127 @@
+"""Raw recordings to shards: `p2p-convert RAW OUT`; `p2p-convert --help` lists the rest."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from p2p_convert.plan import Options, Plan, Task
+from p2p_convert.run import Summary, convert
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status (2 for what the user can mend)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _convert(arguments)
+    except (ValueError, OSError) as error:
+        print(f"p2p: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("p2p: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="p2p-convert", description="Convert raw recordings into shards.")
+    parser.add_argument("raw", nargs="+", metavar="RAW", help="folders with raw recordings")
+    parser.add_argument("out", metavar="OUT", help="folder for the shards: OUT/train and OUT/val")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
+    parser.add_argument(
+        "--split", default="val=0.01", metavar="val=F", help="share of validation recordings (default val=0.01)"
+    )
+    parser.add_argument("--by-game", action="store_true", help="one stream per game, OUT/train/GAME")
+    parser.add_argument(
+        "--compression", default="none", metavar="C", help="none (default; packets do not shrink), zstd, zstd:LEVEL"
+    )
+    parser.add_argument("--shard-mb", type=int, default=64, metavar="MB", help="size of a shard (default 64)")
+    parser.add_argument(
+        "--max-rejected", type=float, default=0.5, metavar="F", help="fail above this share of bad recordings (0.5)"
+    )
+    return parser
+
+
+def _convert(arguments: list[str]) -> int:
+    args = _parser().parse_args(arguments)
+    if args.workers < 1:
+        raise ValueError(f"--workers {args.workers}: write 1 or more")
+    options = Options(
+        val_fraction=_split(args.split),
+        compression="" if args.compression == "none" else args.compression,
+        shard_bytes=args.shard_mb << 20,
+        by_game=args.by_game,
+    )
+    bar = _Progress()
+    begin = time.monotonic()
+    try:
+        summary = convert(
+            [Path(r) for r in args.raw],
+            Path(args.out),
+            options,
+            args.workers,
+            args.max_rejected,
+            bar.task_done,
+            bar.started,
+        )
+    finally:
+        bar.close()
+    _print_summary(summary, Path(args.out), time.monotonic() - begin)
+    return 0
+
+
+def _split(text: str) -> float:
+    name, _, fraction = text.partition("=")
+    try:
+        if name == "val":
+            return float(fraction)
+    except ValueError:
+        pass
+    raise ValueError(f"--split {text}: write val=F with a fraction F, such as val=0.01")
+
+
+class _Progress:
+    """The bar of a conversion, over recordings."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def started(self, plan: Plan, num_done: int) -> None:
+        from tqdm import tqdm
+
+        done = {t.number for t in plan.tasks if t.report_file.is_file()}
+        initial = sum(len(t.source.folders) for t in plan.tasks if t.number in done)
+        if num_done:
+            print(f"{num_done} of {len(plan.tasks)} tasks were done before: kept", file=sys.stderr)
+        self._bar = tqdm(
+            total=plan.num_recordings, initial=initial, unit="recording", desc="convert", disable=None, leave=False
+        )
+
+    def task_done(self, task: Task, report: Mapping[str, Any]) -> None:
+        self._bar.update(len(task.source.folders))
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _print_summary(summary: Summary, out: Path, seconds: float) -> None:
+    for stream in sorted(summary.recordings):
+        print(f"{out / stream}: {summary.recordings[stream]:,} recordings, {summary.frames[stream]:,} frames")
+    frames = sum(summary.frames.values())
+    print(f"{frames:,} frames in {seconds:.1f} s ({frames / max(seconds, 1e-9):,.0f} frames/s)")
+    for kind, count in sorted(summary.counts.items(), key=lambda item: -item[1])[:20]:
+        print(f"  {count:>8,} x {kind}")
+    if summary.rejected:
+        print(f"{len(summary.rejected)} recordings rejected, listed in {out / 'rejected.jsonl'}:")
+        for reason, count in summary.reasons.most_common():
+            print(f"  {count:>8,} x {reason}")
+        for verdict in summary.rejected[:10]:
+            print(f"    {verdict['where']}: {verdict['reason']}: {verdict['message']}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""A whole conversion: lock OUT, run what is not done, join the reports into one index per stream."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from p2p.format import RecordingEntry, encode_index
+from p2p_convert.executors import run_local
+from p2p_convert.files import write_file
+from p2p_convert.plan import Options, Plan, Task, claim, make_plan
+from p2p_convert.statistics import Stats, add_stats
+
+Progress = Callable[[Task, Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a conversion gave: recordings per stream, rejections by reason, oddities, counts per game."""
+
+    recordings: Mapping[str, int]
+    frames: Mapping[str, int]
+    rejected: Sequence[Mapping[str, str]]
+    counts: Mapping[str, int]
+    stats: Stats
+
+    @property
+    def reasons(self) -> Counter[str]:
+        return Counter(r["reason"] for r in self.rejected)
+
+
+def convert(
+    raw: Sequence[Path],
+    out: Path,
+    options: Options,
+    num_workers: int = 1,
+    max_rejected: float = 0.5,
+    progress: Progress | None = None,
+    started: Callable[[Plan, int], None] | None = None,
+) -> Summary:
+    """Convert the recordings below `raw` into streams below `out`.
+
+    `started` hears of the plan and of how many of its tasks are done already, `progress` of each task done.
+
+    Raises:
+        ValueError: when there is nothing to convert, OUT holds something else or is in use, or more than the
+            share `max_rejected` of the recordings was rejected (OUT/rejected.jsonl lists them).
+    """
+    plan = make_plan(raw, out, options)
+    with locked(out):
+        claim(out, plan)
+        open_tasks = [task for task in plan.tasks if not task.report_file.is_file()]
+        if started:
+            started(plan, len(plan.tasks) - len(open_tasks))
+        for task, report in run_local(open_tasks, num_workers):
+            if progress:
+                progress(task, report)
+        return finish(plan, out, max_rejected)
+
+
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold OUT alone; the lock goes with the process.
+
+    Raises:
+        ValueError: when another process holds it.
+    """
+    (out / ".convert").mkdir(parents=True, exist_ok=True)
+    with open(out / ".convert" / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"{out}: another conversion is writing to it; wait for it, or name another OUT") from error
+        yield
+
+
+def finish(plan: Plan, out: Path, max_rejected: float) -> Summary:
+    """Join the reports of all tasks; the indexes come last, so that a stream with an index is complete."""
+    shards: dict[str, list[dict[str, Any]]] = {}
+    recordings: dict[str, list[RecordingEntry]] = {}
+    rejected = [
+        {"recording": name, "where": where, "reason": "duplicate id", "message": "another folder has this name"}
+        for name, where in plan.duplicates
+    ]
+    counts: Counter[str] = Counter()
+    stats: Stats = {}
+    for task in plan.tasks:
+        report = json.loads(task.report_file.read_bytes())
+        for stream, part in report["streams"].items():
+            first = sum(shard["samples"] for shard in shards.setdefault(stream, []))
+            shards[stream] += part["shards"]
+            recordings.setdefault(stream, []).extend(_entry(r, first) for r in part["recordings"])
+        rejected += report["rejected"]
+        counts.update(report["counts"])
+        for game, game_stats in report["stats"].items():
+            add_stats(stats, game, game_stats)
+    write_file(out / "rejected.jsonl", "".join(json.dumps(r, sort_keys=True) + "\n" for r in rejected).encode())
+    _check_share(rejected, plan.num_recordings + len(plan.duplicates), max_rejected, out)
+    write_file(out / "stats.json", json.dumps({"counts": counts, "games": stats}, sort_keys=True, indent=1).encode())
+    for stream in sorted(shards):
+        write_file(out / stream / "index.json", encode_index(shards[stream], recordings[stream]))
+    return Summary(
+        recordings={stream: len(r) for stream, r in recordings.items()},
+        frames={stream: sum(r.num_frames for r in rows) for stream, rows in recordings.items()},
+        rejected=rejected,
+        counts=counts,
+        stats=stats,
+    )
+
+
+def _entry(values: Mapping[str, Any], first_sample: int) -> RecordingEntry:
+    entry = RecordingEntry(
+        **{
+            **values,
+            "segment_frames": tuple(values["segment_frames"]),
+            "system_runs": tuple((a, b) for a, b in values["system_runs"]),
+        }
+    )
+    return replace(entry, first_sample=entry.first_sample + first_sample)
+
+
+def _check_share(rejected: Sequence[Mapping[str, str]], total: int, max_rejected: float, out: Path) -> None:
+    if len(rejected) < total and len(rejected) <= max_rejected * total:
+        return
+    reasons = Counter(r["reason"] for r in rejected)
+    listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    example = rejected[0]
+    raise ValueError(
+        f"{len(rejected)} of {total} recordings were rejected ({listed}), allowed are {max_rejected:.0%}; first: "
+        f"{example['reason']}: {example['message']}; all are in {out / 'rejected.jsonl'}"
+    )

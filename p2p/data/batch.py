@@ -1,0 +1,24 @@
+"""Chunks side by side: the batch that a model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+
+def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Stack samples of GameplayDataset.
+
+    Returns frames uint8 [B, T, 3, Y, X], actions int64 [B, T, A], user_mask, system_mask, valid_mask bool
+    [B, T], text float32 [B, T, n_text, D], recording (list of B strings), start int64 [B].
+    """
+    batch: dict[str, Any] = {
+        name: torch.stack([sample[name] for sample in samples])
+        for name in samples[0]
+        if isinstance(samples[0][name], torch.Tensor)
+    }
+    batch["recording"] = [sample["recording"] for sample in samples]
+    batch["start"] = torch.tensor([sample["start"] for sample in samples], dtype=torch.int64)
+    return batch

@@ -1,0 +1,316 @@
+"""GameplayDataset: chunks of T steps out of shards, as a StreamingDataset.
+
+Streaming's samples are *slots* here, not stored samples: each recording gives a fixed number of slots (its
+chunks at phase 0), and which chunk a slot holds is drawn anew in every epoch. So Streaming's own partition,
+shuffle, resumption and elasticity work on chunks, and the shards need not know T.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from streaming import StreamingDataset
+from streaming.base.constant import TICK
+from streaming.base.dataset import _Iterator, _ShardState
+from streaming.base.sampling import get_sampling
+
+from p2p.actions import ActionSpace
+from p2p.data.assemble import ChunkReader, TextOptions
+from p2p.data.chunks import epoch_generator, epoch_starts, kept_starts, last_phase
+from p2p.data.stream import GameplayStream, ShardError
+from p2p.format import RecordingEntry, Segment, decode_segment
+
+logger = logging.getLogger(__name__)
+
+TEXT_VERSIONS = ("gemini-2.5-flash", "gemini-2.5-flash-thinking-0905", "p2p")
+_SEGMENTS_KEPT = 4  # the latest segments that were read, for chunks that lie side by side
+_SLACK_S = 60.0
+
+
+class GameplayDataset(StreamingDataset):  # type: ignore[misc]
+    """Chunks of recorded gameplay.
+
+    A sample is a dict: frames uint8 [T, 3, Y, X], actions int64 [T, A], user_mask, system_mask, valid_mask
+    bool [T], text float32 [T, n_text, D], recording (its id), start (its first frame).
+
+    Args:
+        local: folder of a stream (with index.json), or where a remote one is kept.
+        remote: address the shards are downloaded from, such as s3://bucket/prefix.
+        streams: several streams instead of one, GameplayStream(local=..., remote=..., proportion=...).
+        num_timesteps: T.
+        phase: "random" draws where each recording's chunks begin, anew in every epoch; 0 begins at frame 0.
+        size: (height, width) of the frames; videos of another size are stretched.
+        action_space: how many keys and buttons a row has.
+        text_versions: annotators whose instructions count; of several on a frame, the first of these.
+        tokenizer, num_text_tokens, text_dim: which embedding, and its shape [n_text, D].
+        carry_text: whether an instruction that began before the chunk reaches into it.
+        batch_size: samples of a batch of one process, as the DataLoader's.
+        give_up_after_s: how long a failing store is asked again before a ShardError.
+        others: of StreamingDataset, such as shuffle, shuffle_seed, cache_limit, predownload.
+
+    Raises:
+        ValueError: for a missing, damaged or newer index; ShardError (a ValueError) while iterating, for a
+            shard that is missing, damaged or out of reach.
+    """
+
+    def __init__(
+        self,
+        *,
+        local: str | None = None,
+        remote: str | None = None,
+        streams: Sequence[GameplayStream] | None = None,
+        num_timesteps: int = 200,
+        phase: str | int = "random",
+        size: tuple[int, int] = (192, 192),
+        action_space: ActionSpace | None = None,
+        text_versions: Sequence[str] = TEXT_VERSIONS,
+        tokenizer: str = "gemma",
+        num_text_tokens: int = 1,
+        text_dim: int = 768,
+        carry_text: bool = False,
+        batch_size: int = 1,
+        give_up_after_s: float = 120.0,
+        **others: Any,
+    ) -> None:
+        if num_timesteps < 1:
+            raise ValueError(f"num_timesteps is {num_timesteps}; write 1 or more")
+        if phase not in ("random", 0):
+            raise ValueError(f'phase is {phase!r}; write "random" (training) or 0 (validation)')
+        streams = _streams(local, remote, streams)
+        if others.get("cache_limit") and any(stream.remote is None for stream in streams):
+            raise ValueError("cache_limit with a stream that has no remote would delete its only shards; leave it out")
+        for stream in streams:
+            stream.num_timesteps, stream.give_up_after_s = num_timesteps, give_up_after_s
+        self.num_timesteps = num_timesteps
+        self.phase = phase
+        self.give_up_after_s = give_up_after_s
+        text = TextOptions(tuple(text_versions), tokenizer, num_text_tokens, text_dim, carry_text)
+        self._chunks = ChunkReader(num_timesteps, size, action_space or ActionSpace(), text)
+        self._epoch = 0
+        self._process = os.getpid()
+        self._failure: BaseException | None = None
+        self._segments: OrderedDict[tuple[int, int], Segment] = OrderedDict()
+        super().__init__(streams=list(streams), batch_size=batch_size, **others)
+        self._order = self._recording_order()
+        if self._unique_rank_world.is_local_leader:
+            # Streaming trusts what lies in the folder. Nothing counts as present before it was verified.
+            for shard_id in range(self.num_shards):
+                self._shard_states[shard_id] = _ShardState.REMOTE
+
+    def _recording_order(self) -> NDArray[np.int64]:
+        """Rank of each sample id when recordings go by id and chunks by time."""
+        tables = [stream.table for stream in self.streams]
+        recording = np.concatenate([table.chunk_recording for table in tables])
+        slot = np.concatenate([table.chunk_slot for table in tables])
+        stream = np.repeat(np.arange(len(tables)), [len(table.chunk_slot) for table in tables])
+        rank = np.empty(len(slot), np.int64)
+        rank[np.lexsort((slot, recording, stream))] = np.arange(len(slot))
+        return rank
+
+    # ------------------------------------------------------------------ which chunk
+
+    def _get_work(self, epoch: int, sample_in_epoch: int) -> NDArray[np.int64]:
+        self._epoch = epoch
+        return super()._get_work(epoch, sample_in_epoch)
+
+    def resample_streams(self, epoch: int, stream_id: int | None = None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """As StreamingDataset's, for shards in which no chunk begins too; without shuffle, in recording order."""
+        balanced = self.sampling_method == "balanced"
+        generator = np.random.default_rng(self.shuffle_seed + epoch if balanced else self.shuffle_seed)
+        units: list[int] = []
+        ids: list[NDArray[np.int64]] = []
+        for number in range(self.num_streams) if stream_id is None else [stream_id]:
+            begin = self.shard_offset_per_stream[number]
+            shards = np.arange(begin, begin + self.shards_per_stream[number])
+            shards = shards[self.samples_per_shard[shards] > 0]
+            sizes = self.samples_per_shard[shards]
+            chosen = get_sampling(
+                sizes,
+                self.streams[number].choose,
+                self.sampling_granularity,
+                self.shuffle_seed,
+                epoch,
+                self.epoch_seed_change,
+            )
+            for shard, size, choose in zip(shards, sizes.tolist(), chosen.tolist(), strict=True):
+                repeats, rest = divmod(choose, size)
+                units += [size] * repeats + [rest] * (rest > 0)
+                offset = self.sample_offset_per_shard[shard]
+                ids += [offset + np.arange(size)] * repeats
+                if rest:
+                    ids.append(offset + np.sort(generator.choice(size, rest, replace=False)))
+        sample_ids = np.concatenate(ids).astype(np.int64)
+        if not self.shuffle:
+            sample_ids = sample_ids[np.argsort(self._order[sample_ids], kind="stable")]
+        return np.array(units, np.int64), sample_ids
+
+    def locate(self, sample_id: int, epoch: int) -> tuple[int, RecordingEntry, int]:
+        """(stream, recording, start) of the chunk that a sample id stands for in an epoch."""
+        shard_id, _ = self.spanner[sample_id]
+        stream_id = int(self.stream_per_shard[shard_id])
+        table = self.streams[stream_id].table
+        chunk = sample_id - int(self.sample_offset_per_stream[stream_id])
+        recording = table.recordings[int(table.chunk_recording[chunk])]
+        return stream_id, recording, int(self._starts(recording, epoch)[int(table.chunk_slot[chunk])])
+
+    def _starts(self, recording: RecordingEntry, epoch: int) -> NDArray[np.int64]:
+        n, T = recording.num_frames, self.num_timesteps
+        if self.phase == 0:
+            return kept_starts(n, T, recording.system_runs)
+        generator = epoch_generator(self.shuffle_seed, epoch, recording.id)
+        phase = int(generator.integers(0, last_phase(n, T), endpoint=True))
+        return epoch_starts(n, T, recording.system_runs, phase, generator)
+
+    # ------------------------------------------------------------------ its content
+
+    def get_item(self, sample_id: int, retry: int = 7) -> dict[str, Any]:
+        """The chunk of a sample id in the epoch that is being iterated (the first, before any iteration).
+
+        Raises:
+            ShardError: when a shard that it needs is missing, damaged or out of reach.
+        """
+        self._enter_process()
+        self._raise_failure()
+        stream_id, recording, start = self.locate(int(sample_id), self._epoch)
+        table = self.streams[stream_id].table
+        end = min(start + self.num_timesteps, recording.num_frames)
+        first_shard = int(self.shard_offset_per_stream[stream_id])
+        segments = [
+            self._segment(first_shard + shard, sample, retry)
+            for shard, sample, _ in table.segments(recording, start, end)
+        ]
+        return self._chunks.read(recording, start, segments)
+
+    def _segment(self, shard_id: int, sample: int, retry: int) -> Segment:
+        key = (shard_id, sample)
+        if key in self._segments:
+            self._segments.move_to_end(key)
+            return self._segments[key]
+        shard = self.shards[shard_id]
+        for _ in range(1 + retry):
+            if self._shard_states[shard_id] != _ShardState.LOCAL:
+                self.prepare_shard(shard_id)
+            try:
+                data = shard.get_sample_data(sample)
+            except FileNotFoundError:  # it was evicted in the meantime, or only its packed form is here
+                self.prepare_shard(shard_id)
+                continue
+            self._shard_access_times[shard_id] = time.time_ns()
+            segment = self._segments[key] = decode_segment(data)
+            if len(self._segments) > _SEGMENTS_KEPT:
+                self._segments.popitem(last=False)
+            return segment
+        raise ShardError(f"shard {self._filename(shard_id)}: evicted {1 + retry} times before use; raise cache_limit")
+
+    # ------------------------------------------------------------------ shards, errors, limits
+
+    def _filename(self, shard_id: int) -> str:
+        shard = self.shards[shard_id]
+        return f"{shard.dirname}/{shard.split}/{shard.raw_data.basename}".replace("//", "/")
+
+    def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
+        """Have a shard downloaded, unpacked and verified; every wait has a limit.
+
+        Raises:
+            ShardError: naming the shard.
+        """
+        try:
+            if self._shard_states[shard_id] == _ShardState.PREPARING:
+                if blocking:
+                    self._await_shard(shard_id)
+                return
+            super().prepare_shard(shard_id, False)
+            if blocking and self._shard_states[shard_id] == _ShardState.PREPARING:
+                self._await_shard(shard_id)
+        except BaseException as error:
+            self._failure = self._failure or error
+            # The others must not wait for what this worker could not get: they try, and fail, for themselves.
+            if self._shard_states[shard_id] == _ShardState.PREPARING and not isinstance(error, TimeoutError):
+                self._shard_states[shard_id] = _ShardState.REMOTE
+            if getattr(self, "_cache_filelock", None) is not None and self._cache_filelock.is_locked:
+                self._cache_filelock.release(force=True)
+            raise
+
+    def _enter_process(self) -> None:
+        """Drop locks, threads and codecs of the process that this one was forked from: they do not work here."""
+        if self._process == os.getpid():
+            return
+        self._process = os.getpid()
+        for name in ("_iterator", "_executor", "_event", "_cache_filelock"):
+            self.__dict__.pop(name, None)
+        self._shared_barrier.__dict__.pop("lock", None)
+        self._chunks.forget_decoder()
+
+    @property
+    def _longest_wait_s(self) -> float:
+        return self.give_up_after_s + _SLACK_S
+
+    def _await_shard(self, shard_id: int) -> None:
+        deadline = time.monotonic() + self._longest_wait_s
+        while self._shard_states[shard_id] == _ShardState.PREPARING:
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"shard {self._filename(shard_id)}: another worker has been preparing it for "
+                    f"{self._longest_wait_s:.0f} s; it may have died: start again"
+                )
+            time.sleep(TICK)
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _each_sample_id(self, it: _Iterator) -> Iterator[int]:
+        """As StreamingDataset's, but a failure in the background is raised and waiting ends."""
+        deadline = time.monotonic() + self._longest_wait_s
+        while not it.should_exit() and it.yield_index != it.total:
+            self._raise_failure()
+            if it.ready_index <= it.yield_index:
+                if time.monotonic() > deadline:
+                    self._event.set()
+                    shard_id, _ = self.spanner[int(it.sample_ids[it.yield_index])]
+                    raise TimeoutError(
+                        f"shard {self._filename(shard_id)}: not ready after {self._longest_wait_s:.0f} s; "
+                        "a worker may have died: start again"
+                    )
+                time.sleep(TICK)
+                continue
+            sample_id = it.sample_ids[it.yield_index]
+            if sample_id != -1:
+                yield sample_id
+            it.yield_index += 1
+            deadline = time.monotonic() + self._longest_wait_s
+        it.on_exit()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """The chunks of this worker's part of the epoch.
+
+        Raises:
+            ShardError: instead of the short epoch that a lost background error would leave.
+        """
+        self._enter_process()
+        self._raise_failure()
+        yield from super().__iter__()
+        self._raise_failure()
+        iterator = getattr(self, "_iterator", None)
+        if iterator is not None and iterator.yield_index < iterator.total and self._event.is_set():
+            raise RuntimeError(f"the epoch ended after {iterator.yield_index} of {iterator.total} samples")
+
+
+def _streams(
+    local: str | None, remote: str | None, streams: Sequence[GameplayStream] | None
+) -> Sequence[GameplayStream]:
+    if (streams is None) == (local is None and remote is None):
+        raise ValueError("name either local (and remote), or streams")
+    if streams is None:
+        return [GameplayStream(local=local, remote=remote)]
+    wrong = [type(s).__name__ for s in streams if not isinstance(s, GameplayStream)]
+    if wrong or not streams:
+        raise ValueError(f"streams must be a list of p2p.data.GameplayStream, not of {wrong or 'nothing'}")
+    return streams
