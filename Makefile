@@ -32,7 +32,7 @@ $(VENV)/.made:
 	@touch $@
 
 $(VENV)/.run-ready: requirements/train.txt $(PROJECTS) | $(VENV)/.made
-	@echo "installing the pinned packages of requirements/train.txt into $(VENV)"
+	@echo "installing the pinned packages of requirements/train.txt into $(VENV) (6 GB, a few minutes the first time)"
 	@$(INSTALL) -r requirements/train.txt
 	@$(INSTALL) --no-deps -e . -e ./convert -e ./serve
 	@touch $@
