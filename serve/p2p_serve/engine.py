@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from p2p.config import SamplingConfig
 from p2p.model import Policy
 from p2p.model.cache import Player
 from p2p.model.decode import Decoded, DecoderRunner
+from p2p_serve.captured import CapturedStep
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Engine:
         self.last_timing = StepTiming(0.0, 0.0, 0)
         self.last: Decoded | None = None
         self.last_y_out: Tensor | None = None
+        self._captured = CapturedStep(policy, self.sampling) if self.device.type == "cuda" else None
         self._player = Player(policy)
         self._decoder = DecoderRunner(policy)
         self._random = np.random.default_rng(seed)
@@ -81,6 +84,10 @@ class Engine:
             int64 [A], the ids of the action.
         """
         started = time.perf_counter()
+        if self._captured is not None:
+            drawn = self._captured.step(self._frame(frame), self._text(text), self._uniforms(uniforms))
+            self.last_timing = StepTiming(time.perf_counter() - started, 0.0, self.config.num_action_slots)
+            return cast(npt.NDArray[np.int64], drawn[0].numpy())
         y_out = self._player.observe(self._frame(frame), self._text(text))
         observed = time.perf_counter()
         guess = self._previous if self.guess_previous else None
@@ -99,14 +106,18 @@ class Engine:
     def reset(self) -> None:
         """Forget the session."""
         self._player.reset()
+        if self._captured is not None:
+            self._captured.reset()
         self._previous = torch.from_numpy(self.config.action_space.nothing.copy())[None].to(self.device)
 
     def with_sampling(self, **changes: object) -> None:
         """Change temperature, top_p, greedy or mouse_sampling from the next frame on."""
         self.sampling = dataclasses.replace(self.sampling, **changes)  # type: ignore[arg-type]
+        if self._captured is not None:
+            self._captured = CapturedStep(self.policy, self.sampling)
 
     def _frame(self, frame: npt.NDArray[np.uint8] | Tensor) -> Tensor:
-        pixels = torch.as_tensor(frame, device=self.device)
+        pixels = torch.as_tensor(frame, device=None if self._captured is None else "cpu")
         expected = (3, self.config.frame_height, self.config.frame_width)
         if pixels.shape[-1] == 3 and pixels.shape[0] != 3:
             pixels = pixels.permute(2, 0, 1)
@@ -127,4 +138,4 @@ class Engine:
 
     def _uniforms(self, uniforms: npt.NDArray[np.float32] | Tensor | None) -> Tensor:
         drawn = self._random.random((self.config.num_action_slots,)) if uniforms is None else uniforms
-        return torch.as_tensor(drawn, dtype=torch.float32, device=self.device)[None]
+        return torch.as_tensor(drawn, dtype=torch.float32, device="cpu" if self._captured else self.device)[None]

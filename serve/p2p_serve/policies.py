@@ -9,6 +9,7 @@ import torch
 
 from p2p.config import PolicyConfig, from_dict, read_yaml
 from p2p.model import Policy, load_policy
+from p2p.model.inference import fastest_cpu_dtype, for_inference
 
 # The sizes of the released models, for --random-weights without a recipe file: (dim, num_layers).
 SIZES = {"150M": (1024, 10), "300M": (1024, 20), "600M": (2048, 9), "1200M": (2048, 22)}
@@ -33,9 +34,11 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """'auto' is bfloat16 on a GPU and float32 on a CPU."""
+    """'auto' is bfloat16 on a GPU, and on a CPU the faster one of float32 and bfloat16, measured now."""
     types = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    return types.get(name, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    if name in types:
+        return types[name]
+    return torch.bfloat16 if device.type == "cuda" else fastest_cpu_dtype()
 
 
 def open_policy(source: str, device: torch.device, dtype: torch.dtype) -> Policy:
@@ -49,13 +52,13 @@ def open_policy(source: str, device: torch.device, dtype: torch.dtype) -> Policy
     path = Path(source)
     if path.suffix == ".ckpt":
         return _open_checkpoint(path, None, device, dtype)
-    return load_policy(path, device=device, dtype=dtype)
+    return for_inference(load_policy(path, device=device), dtype)
 
 
 def _open_checkpoint(path: Path, config: Path | None, device: torch.device, dtype: torch.dtype) -> Policy:
     from p2p.model.original import load_checkpoint
 
-    return load_checkpoint(path, config, dtype=dtype).to(device)
+    return for_inference(load_checkpoint(path, config).to(device), dtype)
 
 
 def _download(name: str) -> tuple[Path, Path]:
@@ -76,7 +79,7 @@ def random_policy(recipe: str, seed: int, device: torch.device, dtype: torch.dty
         ValueError: when `recipe` is neither the path of a recipe or config.yaml nor one of SIZES.
     """
     torch.manual_seed(seed)
-    return Policy(recipe_config(recipe)).to(device=device, dtype=dtype).eval()
+    return for_inference(Policy(recipe_config(recipe)).to(device), dtype)
 
 
 def recipe_config(recipe: str) -> PolicyConfig:

@@ -1,0 +1,165 @@
+"""Time from a frame to its answer. `python tests/benchmarks/bench_serve.py [--device cuda] [--size 150M]`
+
+On a CPU: the engine beside a straightforward implementation of the original's procedure, step by step in
+turn, with the full cache; ratios of medians. Guesses are made right by hand at a given rate: the policy's
+weights are random, so no guess would ever be right by itself. On a GPU: p50 and p99 of the captured step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from original_procedure import OriginalProcedure
+
+from p2p.config import PolicyConfig, SamplingConfig
+from p2p.model.cache import Player
+from p2p.model.decode import DecoderRunner
+from p2p.model.inference import for_inference
+from p2p.model.policy import Policy
+
+SIZES = {"150M": (1024, 10), "300M": (1024, 20), "600M": (2048, 9), "1200M": (2048, 22)}
+
+
+def random_policy(size: str, device: str = "cpu") -> Policy:
+    dim, num_layers = SIZES[size]
+    torch.manual_seed(0)
+    with torch.device(device):
+        return Policy(PolicyConfig(dim=dim, num_layers=num_layers)).eval()
+
+
+def random_frame(config: PolicyConfig) -> Tensor:
+    return torch.randint(256, (1, 3, config.frame_height, config.frame_width), dtype=torch.uint8)
+
+
+def print_percentiles(name: str, seconds: list[float]) -> None:
+    p50, p99 = np.percentile(np.array(seconds) * 1e3, [50, 99])
+    print(f"{name:44s} p50 {p50:8.2f} ms   p99 {p99:8.2f} ms")
+
+
+# ------------------------------------------------------------------ CPU
+
+
+def fill(cache_owner: OriginalProcedure | Player, policy: Policy) -> None:
+    """Fill the cache as after a window of play; what the values are does not matter to the time."""
+    window, s = policy.config.num_timesteps, policy.layout.tokens_per_timestep
+    if isinstance(cache_owner, Player):
+        cache = cache_owner.cache
+        for step in range(window + 1):
+            index = torch.arange(s)
+            for ring in cache.rings.values():
+                ring.write(torch.full_like(index, step), index)
+        for tensor in (*cache.keys, *cache.values):
+            tensor.normal_()
+        cache.num_steps = window + 1
+        return
+    shape = (1, policy.config.num_heads, (window - 1) * s, policy.head_dim)
+    cache_owner.caches = [(torch.randn(shape), torch.randn(shape)) for _ in policy.layers]
+    cache_owner.num_steps = window
+
+
+def one_engine_step(
+    player: Player, decoder: DecoderRunner, frame: Tensor, text: Tensor, num_right: int, random: np.random.Generator
+) -> tuple[float, int]:
+    """Seconds until the answer with a guess of which the first `num_right` slots are right (8: all)."""
+    policy = player.policy
+    uniforms = torch.from_numpy(random.random((1, policy.config.num_action_slots))).float()
+    sampling = SamplingConfig()
+    started = time.perf_counter()
+    y_out = player.observe(frame, text)
+    observed = time.perf_counter() - started
+    answer = decoder.decode(y_out, uniforms, sampling).ids  # what the guess must be to be right, not timed
+    guess = answer.clone()
+    guess[:, num_right:] = (guess[:, num_right:] + 1) % 4
+    started = time.perf_counter()
+    decoded = decoder.decode(y_out, uniforms, sampling, guess)
+    player.act(decoded.ids)
+    return observed + time.perf_counter() - started, decoded.num_passes
+
+
+def bench_cpu(size: str, num_steps: int, right_rate: float, num_threads: int) -> None:
+    torch.set_num_threads(num_threads)
+    policy = random_policy(size)
+    fast = for_inference(random_policy(size))
+    print(
+        f"{size}, {num_threads} thread(s), engine in {fast.out_token.dtype}, cache of {policy.config.num_timesteps} steps"
+    )
+    original = OriginalProcedure(policy, SamplingConfig())
+    player, decoder = Player(fast), DecoderRunner(fast)
+    fill(original, policy)
+    fill(player, fast)
+    text = torch.zeros(1, policy.config.num_text_tokens, policy.config.text_dim)
+    random = np.random.default_rng(0)
+    seconds: dict[str, list[float]] = {"answer": [], "total": [], "never": [], "rate": []}
+    passes = []
+    for step in range(num_steps + 1):
+        frame = random_frame(policy.config)
+        uniforms = torch.from_numpy(random.random((1, policy.config.num_action_slots))).float()
+        original.step(frame, text, uniforms)
+        never, _ = one_engine_step(player, decoder, frame, text, 0, random)
+        num_right = policy.config.num_action_slots
+        if random.random() > right_rate:
+            num_right = int(random.integers(num_right))
+        at_rate, num_passes = one_engine_step(player, decoder, frame, text, num_right, random)
+        if step:  # the first warms up
+            for key, value in zip(seconds, (original.answer_s, original.total_s, never, at_rate), strict=True):
+                seconds[key].append(value)
+            passes.append(num_passes)
+    print_percentiles("original's procedure, until the answer", seconds["answer"])
+    print_percentiles("original's procedure, all", seconds["total"])
+    print_percentiles("engine, no guess ever right", seconds["never"])
+    print_percentiles(f"engine, {right_rate:.0%} of actions guessed right", seconds["rate"])
+    median = {key: float(np.median(value)) for key, value in seconds.items()}
+    mean_rate = float(np.mean(seconds["rate"]))
+    print(f"decoder passes at that rate: {np.mean(passes):.2f}")
+    for name, value in (("no guess right", median["never"]), ("guesses at that rate, mean", mean_rate)):
+        print(
+            f"ratio, {name}: {value / median['answer']:.2f} of the original's time until the answer, "
+            f"{value / median['total']:.2f} of its whole step (the engine has no work after the answer)"
+        )
+
+
+# ------------------------------------------------------------------ GPU
+
+
+def bench_gpu(sizes: list[str], num_steps: int) -> None:
+    from p2p_serve.captured import CapturedStep
+
+    print(torch.cuda.get_device_name(), "torch", torch.__version__)
+    for size in sizes:
+        policy = for_inference(random_policy(size, "cuda"))
+        step = CapturedStep(policy, SamplingConfig())
+        text = torch.zeros(1, policy.config.num_text_tokens, policy.config.text_dim)
+        seconds = []
+        for _ in range(num_steps + policy.config.num_timesteps):
+            frame, uniforms = random_frame(policy.config), torch.rand(1, policy.config.num_action_slots)
+            started = time.perf_counter()
+            step.step(frame, text, uniforms)
+            seconds.append(time.perf_counter() - started)
+        print_percentiles(f"{size} bf16, captured, full cache", seconds[policy.config.num_timesteps :])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--size", choices=SIZES, help="default: 150M on a CPU, all on a GPU")
+    parser.add_argument("--steps", type=int, help="default: 20 on a CPU, 1000 on a GPU")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--right-rate", type=float, default=0.85, help="share of actions equal to the one before")
+    args = parser.parse_args()
+    if args.device == "cuda":
+        bench_gpu([args.size] if args.size else list(SIZES), args.steps or 1000)
+    else:
+        bench_cpu(args.size or "150M", args.steps or 20, args.right_rate, args.threads)
+
+
+if __name__ == "__main__":
+    main()
