@@ -22,6 +22,7 @@ from p2p.play.workers import Report, run_workers
 from p2p.recording import RecordingWriter
 
 SETTINGS_FILE = "record.json"
+KEYFRAME_EVERY = 20  # frames: a loader of short chunks decodes little in vain
 SEED_STRIDE = 100_000  # seeds of two recording runs never meet, nor those of evaluation (episodes.FIRST_SEED)
 
 
@@ -109,6 +110,7 @@ def _record_episode(
         frame_rate_hz=FRAME_RATE_HZ,
         size=(FRAME_SIZE, FRAME_SIZE),
         game=settings.game,
+        gop=KEYFRAME_EVERY,
         preset=settings.preset,
     ) as writer:
         while not game.done:

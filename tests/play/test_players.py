@@ -1,0 +1,142 @@
+"""The players: what scripts do about what they see, and what the disturbed one writes down."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from p2p.actions import Action
+from p2p.play.games import GAMES, Thing, game_info
+from p2p.play.player import (
+    BlindPlayer,
+    Disturbed,
+    RandomPlayer,
+    scripted_player,
+)
+
+FRAME = np.zeros((192, 192, 3), np.uint8)
+
+
+class Scene:
+    """A game that shows the same things for ever."""
+
+    done, score = False, 0.0
+
+    def __init__(self, *things: Thing) -> None:
+        self._things = list(things)
+
+    def reset(self, seed: int) -> None: ...
+
+    def frame(self) -> np.ndarray:  # type: ignore[type-arg]
+        return FRAME
+
+    def act(self, action: Action) -> None: ...
+
+    def things(self) -> list[Thing]:
+        return self._things
+
+    def close(self) -> None: ...
+
+
+def answer(game: str, *things: Thing, step: int = 1) -> Action:
+    player = scripted_player(game_info(game))
+    player.begin(Scene(*things), 0)
+    for _ in range(step):
+        action = player.act(FRAME)
+    return action
+
+
+@pytest.mark.parametrize(
+    ("bearing", "keys"),
+    [(0, ("w",)), (20, ("RightArrow", "w")), (-20, ("LeftArrow", "w")), (40, ("RightArrow",)), (-40, ("LeftArrow",))],
+)
+def test_the_gatherer_turns_to_the_medikit_and_walks_when_it_is_ahead(bearing: float, keys: tuple[str, ...]) -> None:
+    assert answer("doom:health_gathering", Thing("CustomMedikit", 200, bearing)).keys == keys
+
+
+def test_the_gatherer_prefers_a_kit_ahead_to_a_nearer_one_at_the_side() -> None:
+    kits = Thing("Medikit", 200, -44), Thing("Medikit", 220, 3)
+    assert answer("doom:health_gathering", *kits).keys == ("w",)
+
+
+def test_the_gatherer_searches_to_the_right() -> None:
+    assert answer("doom:health_gathering", Thing("DoomPlayer", 0, 0)).keys == ("RightArrow",)
+
+
+def test_the_defender_fires_only_when_on_target_and_every_second_step() -> None:
+    ahead = Thing("MarineChainsaw", 300, 0.5)
+    assert answer("doom:defend_the_center", ahead, step=2).keys == ("Space",)
+    assert answer("doom:defend_the_center", ahead, step=3).keys == ()
+    assert answer("doom:defend_the_center", Thing("Demon", 300, 20), step=2).keys == ("RightArrow",)
+    assert answer("doom:defend_the_center", Thing("Demon", 500, 20), step=2).keys == ("RightArrow",)
+    assert answer("doom:defend_the_center", Thing("DeadDemon", 100, -20), step=2).keys == ("RightArrow",)
+
+
+def test_the_basic_shooter_strafes_to_the_monster() -> None:
+    assert answer("doom:basic", Thing("Cacodemon", 400, 20)).keys == ("d",)
+    assert answer("doom:basic", Thing("Cacodemon", 400, -20)).keys == ("a",)
+    assert answer("doom:basic", Thing("Cacodemon", 400, 1)).keys == ("Space",)
+
+
+def test_the_line_defender_aims_with_the_mouse() -> None:
+    assert answer("doom:defend_the_line", Thing("DoomImp", 400, 2), step=1) == Action((), (), 15)
+    assert answer("doom:defend_the_line", Thing("DoomImp", 400, -30), step=1) == Action((), (), -60)
+    assert answer("doom:defend_the_line", Thing("DoomImp", 400, 0), step=2).buttons == ("0",)
+
+
+def test_the_rocket_shooter_aims_ahead_of_a_monster_that_walks() -> None:
+    still = answer("doom:predict_position", Thing("Cacodemon", 600, 0, 0.0), step=20)
+    walking = answer("doom:predict_position", Thing("Cacodemon", 600, 0, 10.0), step=20)
+    assert still.dx == 0
+    assert still.buttons == ("0",)
+    assert walking.dx > 20
+    assert walking.buttons == ()
+
+
+def test_every_game_of_the_table_has_a_scripted_player() -> None:
+    for info in GAMES.values():
+        assert scripted_player(info) is not None
+
+
+def test_the_random_player_holds_its_keys_for_one_to_ten_steps_and_repeats_with_its_seed() -> None:
+    def actions(seed: int) -> list[Action]:
+        player = RandomPlayer(game_info("doom:defend_the_center"))
+        player.begin(Scene(), seed)
+        return [player.act(FRAME) for _ in range(500)]
+
+    taken = actions(4)
+    assert taken == actions(4) != actions(5)
+    changes = sum(a != b for a, b in zip(taken, taken[1:], strict=False))
+    assert 50 <= changes <= 150  # 500 steps in stretches of 5.5 on average, some of them equal to the one before
+    assert {key for action in taken for key in action.keys} == {"LeftArrow", "RightArrow", "Space"}
+
+
+def test_the_blind_player_presses_at_the_rates_it_was_given() -> None:
+    walk, turn = Action(("w",)), Action(("RightArrow",))
+    player = BlindPlayer([walk] * 3 + [turn])
+    player.begin(Scene(), 1)
+    counts = Counter(player.act(FRAME) for _ in range(4000))
+    assert counts[walk] / 4000 == pytest.approx(0.75, abs=0.03)
+    assert counts[walk] + counts[turn] == 4000
+
+
+def test_a_disturbance_is_executed_but_the_label_stays_what_the_player_wanted() -> None:
+    info = game_info("doom:health_gathering")
+    wanted = ("w",)
+    player = Disturbed(scripted_player(info), info, rate=0.1)
+    player.begin(Scene(Thing("Medikit", 100, 0)), 7)
+    executed = []
+    for _ in range(1000):
+        executed.append(player.act(FRAME).keys)
+        assert player.intended.keys == wanted
+    share = sum(keys != wanted for keys in executed) / 1000
+    assert 0.15 < share < 0.5  # bursts of 4.5 steps on average, 1 of 8 of which happen to be what was wanted
+
+
+def test_an_undisturbed_player_executes_what_it_wants() -> None:
+    info = game_info("doom:health_gathering")
+    player = Disturbed(scripted_player(info), info, rate=0.0)
+    player.begin(Scene(Thing("Medikit", 100, 40)), 7)
+    assert all(player.act(FRAME) == player.intended for _ in range(200))
