@@ -111,6 +111,7 @@ def open_stream(location: str | Path, config: PolicyConfig) -> Stream:
         action_space=config.action_space,
         num_text_tokens=config.num_text_tokens,
         text_dim=config.text_dim,
+        predownload=8,
     )
     located = sorted((entry.id, start, index, entry) for index, entry, start in _chunks_of(dataset))
     return Stream(

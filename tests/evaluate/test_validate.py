@@ -1,0 +1,150 @@
+"""`p2p validate`: what it finds, that nothing is evaluated twice, and that a half-written checkpoint is waited for."""
+
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+from p2p.cli import main
+from p2p.evaluate.checkpoints import ORIGINAL, POLICY, RUN, find_checkpoints
+from p2p.evaluate.validate import RESULTS_NAME, Options, Validator
+from p2p.model import load_policy
+
+
+def options(stream: Path, **changes: object) -> Options:
+    values: dict[str, object] = {
+        **{"data": (str(stream),), "num_chunks": 2, "batch_size": 2, "device": "cpu", "min_steps": 0},
+        **{"max_steps": None, "interval_s": 0.1, "patience_s": 60.0},
+    }
+    return Options(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def results(folder: Path) -> list[dict]:  # type: ignore[type-arg]
+    return [json.loads(line) for line in (folder / RESULTS_NAME).read_text().splitlines()]
+
+
+def write_step(policy_folder: Path, run: Path, step: int) -> Path:
+    """A training checkpoint as the trainer lays it out."""
+    import torch.distributed.checkpoint as dcp
+
+    from p2p.train.export import MODEL_PREFIX
+
+    folder = run / "checkpoints" / f"step-{step:08d}"
+    state = {MODEL_PREFIX + name: tensor for name, tensor in load_policy(policy_folder).state_dict().items()}
+    dcp.save(state, checkpoint_id=str(folder), no_dist=True)
+    shutil.copy(policy_folder / "config.yaml", folder)
+    return folder
+
+
+@pytest.fixture
+def mixed(tmp_path: Path, policy_folder: Path, shared_fixtures: Path) -> Path:
+    """A run with one training checkpoint and its exported policy, and an original checkpoint."""
+    write_step(policy_folder, tmp_path, 30)
+    shutil.copytree(policy_folder, tmp_path / "policy")
+    shutil.copytree(shared_fixtures / "parity_tiny", tmp_path / "original")
+    return tmp_path
+
+
+def test_all_three_kinds_give_one_table_and_one_curve(
+    mixed: Path, stream_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert [(c.kind, c.step) for c in find_checkpoints(mixed)] == [(ORIGINAL, 10), (RUN, 30), (POLICY, None)]
+    assert main(["validate", str(mixed), "--data", str(stream_folder), "--chunks", "2", "--device", "cpu"]) == 0
+    shown = capsys.readouterr().out
+    assert "repeat previous" in shown
+    assert "step-00000030" in shown
+    rows = {row["kind"]: row for row in results(mixed)}
+    assert set(rows) == {ORIGINAL, RUN, POLICY}
+    exported, trained = (rows[kind]["metrics"]["policy"]["loss"]["value"] for kind in (POLICY, RUN))
+    assert trained == pytest.approx(exported, abs=1e-6)  # the same weights
+    assert (mixed / "validation.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_checkpoint_is_evaluated_once_until_it_is_written_again(
+    tmp_path: Path, policy_folder: Path, stream_folder: Path
+) -> None:
+    shutil.copytree(policy_folder, tmp_path / "step-5")
+    assert Validator(tmp_path, tmp_path, options(stream_folder)).run_pass() == (1, [])
+    before = (tmp_path / RESULTS_NAME).stat().st_mtime_ns
+    assert Validator(tmp_path, tmp_path, options(stream_folder)).run_pass() == (0, [])
+    assert (tmp_path / RESULTS_NAME).stat().st_mtime_ns == before
+    shutil.copy(policy_folder / "model.safetensors", tmp_path / "step-5" / "again")
+    (tmp_path / "step-5" / "again").rename(tmp_path / "step-5" / "model.safetensors")
+    assert Validator(tmp_path, tmp_path, options(stream_folder)).run_pass() == (1, [])
+    assert len(results(tmp_path)) == 1  # the new result replaces the old one
+
+
+def test_half_written_checkpoints_are_waited_for_and_given_up_in_the_end(
+    tmp_path: Path, policy_folder: Path, stream_folder: Path, shared_fixtures: Path
+) -> None:
+    now = [0.0]
+    original, weights = tmp_path / "original", (policy_folder / "model.safetensors").read_bytes()
+    shutil.copytree(shared_fixtures / "parity_tiny", original)
+    (checkpoint,) = original.glob("*.ckpt")
+    checkpoint.chmod(0o644)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:10_000_000])
+    shutil.copytree(policy_folder, tmp_path / "step-7")
+    (tmp_path / "step-7" / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    step = write_step(policy_folder, tmp_path, 20)
+    (step / ".metadata").rename(step / "late")
+    validator = Validator(tmp_path, tmp_path, options(stream_folder), clock=lambda: now[0])
+    num_done, waiting = validator.run_pass()
+    assert num_done == 0
+    assert len(waiting) == 3
+    (tmp_path / "step-7" / "model.safetensors").write_bytes(weights)
+    now[0] = 61.0
+    num_done, waiting = validator.run_pass()
+    assert num_done == 1  # step-7 is whole now, the others did not grow for longer than the patience
+    assert waiting == []
+    (step / "late").rename(step / ".metadata")
+    assert validator.run_pass()[0] == 1
+
+
+def test_bounds_leave_checkpoints_out(tmp_path: Path, policy_folder: Path, stream_folder: Path) -> None:
+    for step in (1, 2, 3, 4):
+        shutil.copytree(policy_folder, tmp_path / f"step-{step}")
+    validator = Validator(tmp_path, tmp_path, options(stream_folder, min_steps=2, max_steps=3))
+    assert [c.step for c in validator.candidates()] == [2, 3]
+
+
+def test_a_watch_takes_up_what_appears_and_ends_at_the_last_step(
+    tmp_path: Path, policy_folder: Path, stream_folder: Path
+) -> None:
+    shutil.copytree(policy_folder, tmp_path / "step-1")
+    command = ["validate", str(tmp_path), "--data", str(stream_folder), "--chunks", "2", "--device", "cpu"]
+    command += ["--watch", "--max-steps", "2", "--interval-s", "0.2"]
+    status: list[int] = []
+    watching = threading.Thread(target=lambda: status.append(main(command)), daemon=True)
+    watching.start()
+    while not (tmp_path / RESULTS_NAME).is_file():  # the first is done: now the second appears, all at once
+        assert watching.is_alive()
+        watching.join(0.05)
+    shutil.copytree(policy_folder, tmp_path / ".incoming")
+    (tmp_path / ".incoming").rename(tmp_path / "step-2")
+    watching.join(timeout=120)
+    assert status == [0]
+    assert sorted(row["step"] for row in results(tmp_path)) == [1, 2]
+
+
+def test_mistakes_are_one_line(tmp_path: Path, stream_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", str(tmp_path / "nowhere"), "--data", str(stream_folder)]) == 2
+    assert main(["validate", str(tmp_path), "--data", str(stream_folder)]) == 2
+    assert main(["validate", str(tmp_path)]) == 2
+    (tmp_path / RESULTS_NAME).write_text("{broken\n")
+    assert main(["validate", str(tmp_path), "--data", str(stream_folder)]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("p2p: error: ")]
+    for line, words in zip(lines, ("no such folder", "no whole checkpoint", "--data", "line 1"), strict=True):
+        assert words in line
+
+
+def test_weights_that_do_not_fit_are_reported_and_left_out(
+    tmp_path: Path, policy_folder: Path, stream_folder: Path
+) -> None:
+    shutil.copytree(policy_folder, tmp_path / "step-1")
+    text = (tmp_path / "step-1" / "config.yaml").read_text().replace("dim: 32\n", "dim: 64\n", 1)
+    (tmp_path / "step-1" / "config.yaml").write_text(text)
+    validator = Validator(tmp_path, tmp_path, options(stream_folder, patience_s=-1.0))
+    validator.run_pass()
+    assert validator.run_pass() == (0, [])
