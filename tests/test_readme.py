@@ -18,9 +18,13 @@ PROGRAMS = ("make", "p2p", "composer", "p2p-convert", "p2p-serve")
 
 
 def typed_lines(document: Path) -> list[str]:
-    """The lines of code blocks that begin with one of our programs, without comments and continuation marks."""
+    """The lines of code blocks that begin with one of our programs, without comments and continuation marks.
+
+    Blocks fenced as ```text hold pictures and output, and are left out.
+    """
     lines = []
-    for line in document.read_text().replace("\\\n", " ").splitlines():
+    without_text = re.sub(r"^```text\n.*?^```$", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for line in without_text.replace("\\\n", " ").splitlines():
         text = re.sub(r"^(    |\t)*(\$ )?", "", line).strip()
         if line.startswith((" ", "\t", "$", *(f"{program} " for program in PROGRAMS))):
             words = text.split()
