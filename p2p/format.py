@@ -334,6 +334,12 @@ class RecordingEntry:
             )
 
 
+def entry_from_json(values: Mapping[str, Any]) -> RecordingEntry:
+    """The entry with these fields as JSON gives them back: lists for tuples."""
+    runs = tuple((int(begin), int(end)) for begin, end in values["system_runs"])
+    return RecordingEntry(**{**values, "segment_frames": tuple(values["segment_frames"]), "system_runs": runs})
+
+
 def encode_index(shards: Sequence[Mapping[str, Any]], recordings: Sequence[RecordingEntry]) -> bytes:
     """The bytes of a stream's `index.json`."""
     table = {name: [getattr(r, name) for r in recordings] for name in RecordingEntry.__dataclass_fields__}
@@ -365,9 +371,7 @@ def decode_index(data: bytes | str, where: str) -> tuple[list[dict[str, Any]], l
         table = ours["recordings"]
         columns = [table[name] for name in RecordingEntry.__dataclass_fields__]
         rows = zip(*columns, strict=True)
-        recordings = [
-            RecordingEntry(*row[:4], tuple(row[4]), tuple((a, b) for a, b in row[5]), *row[6:]) for row in rows
-        ]
+        recordings = [entry_from_json(dict(zip(RecordingEntry.__dataclass_fields__, row, strict=True))) for row in rows]
         return list(index["shards"]), recordings
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{where}: a damaged index ({error}); convert the recordings again") from error

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import av
 import av.error
 import numpy as np
+from av.container import InputContainer
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -45,22 +46,22 @@ def read_packets(content: bytes, where: str) -> PacketList:
         Rejected: when it is not a video, holds no frame, or was cut off.
     """
     try:
-        with av.open(io.BytesIO(content)) as container:
+        with av.open(io.BytesIO(content), mode="r") as container:
             if not container.streams.video:
                 raise Rejected("no video stream", f"{where} holds no video")
-            return _read_stream(container.streams.video[0], len(content), where)
+            return _read_stream(container, len(content), where)
     except av.error.FFmpegError as error:
         raise Rejected("unreadable video", f"{where} ({len(content)} bytes): {error.strerror}") from error
 
 
-def _read_stream(stream: VideoStream, num_bytes: int, where: str) -> PacketList:
+def _read_stream(container: InputContainer, num_bytes: int, where: str) -> PacketList:
+    stream = container.streams.video[0]
     data: list[bytes] = []
     pts: list[int | None] = []
     hidden: list[int] = []
     keys: list[int] = []
     changes_codec = False
-    assert stream.container is not None
-    for packet in stream.container.demux(stream):
+    for packet in container.demux(stream):
         if packet.size == 0:
             continue
         if packet.is_corrupt:

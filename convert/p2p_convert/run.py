@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from p2p.format import RecordingEntry, encode_index
+from p2p.format import RecordingEntry, encode_index, entry_from_json
 from p2p_convert.executors import run_local
 from p2p_convert.files import write_file
 from p2p_convert.plan import Options, Plan, Task, claim, make_plan
@@ -115,13 +115,7 @@ def finish(plan: Plan, out: Path, max_rejected: float) -> Summary:
 
 
 def _entry(values: Mapping[str, Any], first_sample: int) -> RecordingEntry:
-    entry = RecordingEntry(
-        **{
-            **values,
-            "segment_frames": tuple(values["segment_frames"]),
-            "system_runs": tuple((a, b) for a, b in values["system_runs"]),
-        }
-    )
+    entry = entry_from_json(values)
     return replace(entry, first_sample=entry.first_sample + first_sample)
 
 

@@ -44,7 +44,7 @@ def _held(ids: Any, num_choices: int) -> list[int]:
     """How often each id is held; id 0 counts the rows that hold nothing."""
     counts = np.bincount(ids.ravel(), minlength=num_choices)
     counts[0] = int(np.count_nonzero(~ids.any(axis=1)))
-    return counts.tolist()  # type: ignore[no-any-return]
+    return counts.tolist()
 
 
 def add_stats(total: Stats, game: str, counts: Mapping[str, Any]) -> None:

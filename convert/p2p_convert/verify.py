@@ -22,7 +22,7 @@ def decode_file(content: bytes) -> list[bytes]:
     """
     reformatter = VideoReformatter()
     digests = []
-    with av.open(io.BytesIO(content)) as container:
+    with av.open(io.BytesIO(content), mode="r") as container:
         container.streams.video[0].thread_count = 1
         for frame in container.decode(video=0):
             rgb = reformatter.reformat(frame, format="rgb24").to_ndarray()

@@ -26,7 +26,7 @@ def run_task(task: Task) -> dict[str, Any]:
         OSError: when files cannot be read or written; nothing half-written has its final name then.
     """
     if task.report_file.is_file():
-        return json.loads(task.report_file.read_bytes())  # type: ignore[no-any-return]
+        return json.loads(task.report_file.read_bytes())
     parts: dict[str, StreamPart] = {}
     rejected: list[dict[str, str]] = []
     counts: Counter[str] = Counter()

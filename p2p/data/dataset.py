@@ -34,7 +34,7 @@ _SEGMENTS_KEPT = 4  # the latest segments that were read, for chunks that lie si
 _SLACK_S = 60.0
 
 
-class GameplayDataset(StreamingDataset):  # type: ignore[misc]
+class GameplayDataset(StreamingDataset):
     """Chunks of recorded gameplay.
 
     A sample is a dict: frames uint8 [T, 3, Y, X], actions int64 [T, A], user_mask, system_mask, valid_mask

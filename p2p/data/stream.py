@@ -91,7 +91,7 @@ def build_chunk_table(
     )
 
 
-class GameplayStream(Stream):  # type: ignore[misc]
+class GameplayStream(Stream):
     """A folder of shards, or an address that they are downloaded from.
 
     Args:

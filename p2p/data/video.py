@@ -80,7 +80,7 @@ class SegmentDecoder:
         numbers = segment.packet_frames.tolist()
         payload = memoryview(segment.packets)
         for index in range(first, len(numbers)):
-            packet = av.Packet(payload[offsets[index] : offsets[index + 1]])
+            packet = av.Packet(payload[offsets[index] : offsets[index + 1]])  # type: ignore[arg-type]  # any buffer will do
             packet.pts = numbers[index]
             # A picture that is not shown and that no other refers to need not be decoded.
             codec.skip_frame = "NONREF" if numbers[index] < begin else "DEFAULT"
@@ -114,7 +114,8 @@ class RgbConverter:
 
     def interleaved(self, frame: VideoFrame) -> Frames:
         """RGB uint8 [Y, X, 3]."""
-        return self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        picture = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        return picture.astype(np.uint8, copy=False)
 
     def planes(self, frame: VideoFrame, out: Frames) -> None:
         """RGB planes into out uint8 [3, Y, X]; a frame of another size is stretched."""
@@ -136,7 +137,7 @@ class RgbConverter:
         picture = self._reformatter.reformat(frame, format="gbrp", threads=1)
         _, height, width = out.shape
         for channel, plane in zip((1, 2, 0), picture.planes, strict=True):
-            out[channel] = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)[:, :width]
+            out[channel] = np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)[:, :width]
 
     def _prove_planar(self, frame: VideoFrame) -> bool:
         """Whether planar output equals rgb24 for this kind of frame, on noise of all values and on the frame.

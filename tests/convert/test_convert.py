@@ -1,0 +1,206 @@
+"""Recordings in, shards out: what is kept, what is rejected and why, and what survives interruptions."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from p2p.format import Segment, decode_index, decode_segment
+from p2p_convert.cli import main
+from p2p_convert.plan import Options
+from p2p_convert.run import convert, locked
+from p2p_convert.sources import split_position, validation_ids
+from p2p_convert.verify import decode_file, decode_segments
+from tests.data.making import annotation, tree_digest, video_bytes, write_recording
+
+
+def stored_segments(stream: Path, with_annotation: bool = False) -> list[Segment]:
+    """All segments of a stream, read without Streaming."""
+    shards, _ = decode_index((stream / "index.json").read_bytes(), str(stream))
+    segments = []
+    for shard in shards:
+        content = (stream / shard["raw_data"]["basename"]).read_bytes()
+        (count,) = np.frombuffer(content[:4], "<u4")
+        offsets = np.frombuffer(content[4 : 4 + 4 * (count + 1)], "<u4").tolist()
+        for begin, end in zip(offsets, offsets[1:], strict=False):
+            segments.append(decode_segment(content[begin:end], with_annotation))
+    return segments
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("raw")
+    for number in range(6):
+        video = video_bytes(40 + number, gop=12, seed=number)
+        write_recording(root / f"rec_{number}", video, annotation(40 + number, seed=number))
+    return root
+
+
+def test_every_frame_and_every_byte_of_the_annotation_is_there_again(raw: Path, tmp_path: Path) -> None:
+    convert([raw], tmp_path, Options(val_fraction=0))
+    by_recording: dict[str, list[Segment]] = {}
+    for segment in stored_segments(tmp_path / "train", with_annotation=True):
+        by_recording.setdefault(segment.recording, []).append(segment)
+    assert sorted(by_recording) == sorted(folder.name for folder in raw.iterdir())
+    for name, segments in by_recording.items():
+        assert decode_segments(segments) == decode_file((raw / name / "192x192.mp4").read_bytes())
+        assert segments[0].annotation == (raw / name / "annotation.proto").read_bytes()
+
+
+def test_a_long_recording_is_cut_at_keyframes_and_each_segment_decodes_alone(tmp_path: Path) -> None:
+    video = video_bytes(700, gop=50, size=32)
+    write_recording(tmp_path / "raw" / "long", video, annotation(700))
+    convert([tmp_path / "raw"], tmp_path / "out", Options(val_fraction=0))
+    segments = stored_segments(tmp_path / "out" / "train")
+    assert [s.num_frames for s in segments] == [300, 300, 100]
+    assert [s.first_frame for s in segments] == [0, 300, 600]
+    frames = decode_file(video)
+    for segment in reversed(segments):
+        part = frames[segment.first_frame : segment.first_frame + segment.num_frames]
+        assert decode_segments([segment]) == part
+
+
+def test_open_gops_are_not_cut(tmp_path: Path) -> None:
+    video = video_bytes(600, gop=40, b_frames=3, size=32, **{"x264-params": "open-gop=1:scenecut=0", "preset": "fast"})
+    write_recording(tmp_path / "raw" / "open", video, annotation(600))
+    convert([tmp_path / "raw"], tmp_path / "out", Options(val_fraction=0))
+    assert decode_segments(stored_segments(tmp_path / "out" / "train")) == decode_file(video)
+
+
+def test_bad_recordings_are_counted_by_reason_and_listed(raw: Path, tmp_path: Path) -> None:
+    source = tmp_path / "raw"
+    good = video_bytes(30)
+    write_recording(source / "fine", good, annotation(30))
+    write_recording(source / "also_fine", good, annotation(30))
+    write_recording(source / "no_video", None, annotation(30))
+    write_recording(source / "no_annotation", good, None)
+    write_recording(source / "cut_off", good[: len(good) * 2 // 3], annotation(30))
+    moved = video_bytes(30, container_options={"movflags": "faststart"})
+    write_recording(source / "cut_off_late", moved[: len(moved) * 2 // 3], annotation(30))
+    write_recording(source / "not_a_video", b"hello" * 99, annotation(30))
+    write_recording(source / "garbage", good, b"\xff\x01 no protobuf")
+    write_recording(source / "empty", good, b"")
+    summary = convert([source], tmp_path / "out", Options(val_fraction=0), max_rejected=0.9)
+    assert summary.recordings == {"train": 2}
+    reasons = {verdict["recording"]: verdict["reason"] for verdict in summary.rejected}
+    assert reasons == {
+        "no_video": "no video",
+        "no_annotation": "no annotation",
+        "cut_off": "unreadable video",
+        "cut_off_late": "truncated video",
+        "not_a_video": "unreadable video",
+        "garbage": "annotation is not protobuf",
+        "empty": "empty annotation",
+    }
+    listed = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    assert {line["recording"] for line in listed} == set(reasons)
+    assert all(str(source) in line["where"] for line in listed)
+
+
+def test_too_many_bad_recordings_fail_the_run_and_leave_no_index(tmp_path: Path) -> None:
+    write_recording(tmp_path / "raw" / "fine", video_bytes(30), annotation(30))
+    for number in range(3):
+        write_recording(tmp_path / "raw" / f"bad_{number}", None, annotation(30))
+    with pytest.raises(ValueError, match=r"3 of 4 recordings were rejected \(3 no video\)"):
+        convert([tmp_path / "raw"], tmp_path / "out", Options(val_fraction=0))
+    assert not list((tmp_path / "out").rglob("index.json"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{tmp}/nowhere", "{tmp}/out"], "nowhere: no such folder"),
+        (["{tmp}/void", "{tmp}/out"], "void: no recording in it"),
+        (["{tmp}/void", "{tmp}/out", "--split", "train=0.5"], "--split train=0.5"),
+        (["{tmp}/void", "{tmp}/out", "--compression", "rar"], "--compression rar"),
+        (["{tmp}/void", "{tmp}/out", "--workers", "0"], "--workers 0"),
+    ],
+)
+def test_user_errors_are_one_line(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "void").mkdir()
+    assert main([a.format(tmp=tmp_path) for a in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("p2p: error: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
+    video = video_bytes(20)
+    for number in range(40):
+        write_recording(tmp_path / "raw" / f"rec_{number:02}", video, annotation(20, seed=number))
+    convert([tmp_path / "raw"], tmp_path / "one", Options(val_fraction=0.2), num_workers=1)
+    convert([tmp_path / "raw"], tmp_path / "two", Options(val_fraction=0.2), num_workers=2)
+    assert tree_digest(tmp_path / "one") == tree_digest(tmp_path / "two")
+
+
+def test_a_second_run_keeps_what_is_there(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(raw), str(tmp_path)]) == 0
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.mds")}
+    capsys.readouterr()
+    assert main([str(raw), str(tmp_path)]) == 0
+    assert "1 of 1 tasks were done before" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.mds")} == before
+
+
+def test_other_recordings_or_options_do_not_mix_into_a_conversion(raw: Path, tmp_path: Path) -> None:
+    convert([raw], tmp_path, Options(val_fraction=0.3))
+    with pytest.raises(ValueError, match="holds a conversion of other recordings or with other options"):
+        convert([raw], tmp_path, Options(val_fraction=0.4))
+
+
+def test_a_second_conversion_into_the_same_folder_refuses(raw: Path, tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(ValueError, match="another conversion is writing"):
+        convert([raw], tmp_path, Options())
+
+
+def test_the_split_hangs_on_ids_alone_and_small_sets_have_both() -> None:
+    many = [f"rec_{number}" for number in range(2000)]
+    chosen = validation_ids(many, 0.05)
+    assert 60 < len(chosen) < 140
+    assert validation_ids([*many, "another"], 0.05) - {"another"} == chosen
+    assert validation_ids(["a", "b", "c"], 0.01) == {min("abc", key=split_position)}
+    assert len(validation_ids(["a", "b"], 0.999)) == 1
+    assert validation_ids(["a"], 0.5) <= {"a"}
+    assert validation_ids(many, 0) == frozenset()
+
+
+def test_games_have_streams_of_their_own(tmp_path: Path) -> None:
+    for name, game in (("a", "doom"), ("b", "quake"), ("c", "doom")):
+        write_recording(tmp_path / "raw" / name, video_bytes(20), annotation(20, game=game))
+    summary = convert([tmp_path / "raw"], tmp_path / "out", Options(val_fraction=0, by_game=True))
+    assert summary.recordings == {"train/doom": 2, "train/quake": 1}
+    assert (tmp_path / "out" / "train" / "quake" / "index.json").is_file()
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    video = video_bytes(25)
+    for number in range(100):
+        write_recording(tmp_path / "raw" / f"rec_{number:03}", video, annotation(25, seed=number))
+    convert([tmp_path / "raw"], tmp_path / "calm", Options(val_fraction=0.1))
+    expected = tree_digest(tmp_path / "calm")
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "p2p_convert.cli", str(tmp_path / "raw"), str(out), "--split", "val=0.1"]
+    kills = 0
+    for num_tasks in (1, 3, 5, 6):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while process.poll() is None and len(list(out.glob(".convert/task-*.json"))) < num_tasks:
+            assert time.monotonic() < deadline
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+        kept = {path: os.stat(path).st_mtime_ns for path in out.glob(".convert/task-*.json")}
+    assert kills >= 3
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=120)
+    assert {path: os.stat(path).st_mtime_ns for path in kept} == kept
+    assert tree_digest(out) == expected
