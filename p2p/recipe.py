@@ -285,10 +285,8 @@ def _check_key(parts: list[str], override: str) -> None:
     for depth, part in enumerate(parts):
         names = [field.name for field in dataclasses.fields(cls)]
         if part not in names:
-            section = ".".join(parts[:depth])
-            raise ValueError(
-                f"override {override!r}: unknown key {part!r}{' in ' + section if section else ''}{_nearest(part, names)}"
-            )
+            section = f" in {'.'.join(parts[:depth])}" if depth else ""
+            raise ValueError(f"override {override!r}: unknown key {part!r}{section}{_nearest(part, names)}")
         hint = typing.get_type_hints(cls)[part]
         if _is_mapping(hint):
             return

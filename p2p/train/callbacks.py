@@ -10,8 +10,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,11 @@ from composer.core import Callback, State, TimeUnit
 from composer.loggers import Logger
 from composer.utils import dist
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from p2p.recipe import OptimizerConfig, ScheduleConfig, parse_duration
+from p2p.train.composer_policy import COUNTS_KEY
 from p2p.train.flops import StepCost
 from p2p.train.optim import lr_factor
 from p2p.train.parallel import reduction_gain
@@ -134,17 +135,11 @@ class WeightAverage(Callback):
     def eval_after_all(self, state: State, logger: Logger) -> None:
         self._swap(state)
 
-    @contextmanager
-    def applied(self, state: State) -> Iterator[None]:
-        """The model holds the average inside, its own weights again afterwards."""
-        self._swap(state)
-        try:
-            yield
-        finally:
-            self._swap(state)
-
     @torch.no_grad()
     def _swap(self, state: State) -> None:
+        for module in state.model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()  # a forward without backward leaves the root's parameters gathered
         for name, parameter in state.model.named_parameters():
             mine, other = local(parameter.detach()), local(self.average[name])
             kept = mine.clone()
@@ -211,7 +206,8 @@ def _step_of(line: str) -> float:
 class Report(Callback):
     """Measures every update; writes metrics.jsonl (and W&B, by Composer's logger) and a line of progress.
 
-    Names of the entries: step, epoch, loss, cross_entropy, z_loss, perplexity_<head>, lr, grad_norm,
+    Names of the entries: step, epoch, loss, cross_entropy, z_loss, perplexity_<head>, chunks (a number
+    that tells which chunks the update saw), lr, grad_norm,
     step_s, wait_s (of step_s, waiting for the loader), frames_per_s, tokens_per_s, mfu, memory_gb, and
     <validation set>/<loss, cross_entropy, perplexity, perplexity_<head>>.
     """
@@ -271,13 +267,14 @@ class Report(Callback):
 
     def _learning(self, state: State) -> dict[str, Any]:
         losses = {key.removeprefix("loss/train/"): value for key, value in state.total_loss_dict.items()}
-        entry = {"step": int(state.timestamp.batch.value), "epoch": int(state.timestamp.epoch.value)}
+        entry: dict[str, Any] = {"step": int(state.timestamp.batch.value), "epoch": int(state.timestamp.epoch.value)}
         entry |= {"loss": losses["total"], "cross_entropy": losses["cross_entropy"], "z_loss": losses["z_loss"]}
         entry |= {
             key.replace("ce_", "perplexity_", 1): float(np.exp(value))
             for key, value in losses.items()
             if key.startswith("ce_")
         }
+        entry["chunks"] = int(state.batch[COUNTS_KEY][3])
         entry["lr"] = state.optimizers[0].param_groups[0]["lr"]
         if self.gradient_norm.last_norm is not None:
             entry["grad_norm"] = float(self.gradient_norm.last_norm)

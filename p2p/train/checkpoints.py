@@ -72,7 +72,7 @@ def newest_local(folder: Path) -> int | None:
 
 def newest_remote(store: ObjectFolder, scratch: Path) -> int | None:
     """As `newest_local`, in object storage; `scratch` takes the metadata files for a look."""
-    sizes = store.list()
+    sizes = store.sizes()
     for step in steps_in(sorted({name.split("/")[0] for name in sizes})):
         prefix = step_name(step)
         if f"{prefix}/{METADATA}" not in sizes or f"{prefix}/{CONFIG}" not in sizes:
@@ -92,7 +92,7 @@ def fetch(store: ObjectFolder, step: int, folder: Path) -> None:
     """Download a checkpoint; it appears under its name when it is whole."""
     scratch = folder / f".fetching-{step_name(step)}"
     shutil.rmtree(scratch, ignore_errors=True)
-    for name in store.list():
+    for name in store.sizes():
         if name.startswith(step_name(step) + "/"):
             store.download(name, scratch / name.split("/", 1)[1])
     shutil.rmtree(folder / step_name(step), ignore_errors=True)
@@ -159,7 +159,7 @@ class Uploader:
             try:
                 self._upload(step)
                 self.error = None
-            except Exception as error:  # the one edge: storage errors are kept, reported and tried again
+            except Exception as error:  # noqa: BLE001 (storage errors of any kind are kept, reported, tried again)
                 self.error = error
                 log.warning("%s: upload of %s failed: %s", self.store.url, step_name(step), error)
 
@@ -170,6 +170,6 @@ class Uploader:
         for older in steps_in([path.name for path in self.folder.iterdir()]):
             if older < step:
                 shutil.rmtree(self.folder / step_name(older), ignore_errors=True)
-        names = list(self.store.list())
+        names = list(self.store.sizes())
         old = steps_in(sorted({name.split("/")[0] for name in names}))[self.keep :]
         self.store.delete([name for name in names if any(name.startswith(step_name(s) + "/") for s in old)])

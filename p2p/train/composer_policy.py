@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from p2p.train.losses import FrameCounts, HeadSums, combine, label_mask, sum_hea
 
 Batch = dict[str, Any]
 
-COUNTS_KEY = "global_counts"  # of the global batch: labelled frames, frames, chunks
+COUNTS_KEY = "global_counts"  # of the global batch: labelled frames, frames, chunks, fingerprint
 
 
 class ComposerPolicy(ComposerModel):
@@ -48,7 +49,7 @@ class ComposerPolicy(ComposerModel):
         Composer weighs a microbatch by its share of the process's chunks and then averages over processes;
         `global chunks / chunks here` undoes both, so that the logged sums are the global batch's values.
         """
-        labelled, frames, chunks = batch[COUNTS_KEY]
+        labelled, frames, chunks, _ = batch[COUNTS_KEY]
         shares = combine(self.sums(outputs, batch), FrameCounts(labelled, frames), self.z_weight)
         return {name: share * (chunks / len(batch["actions"])) for name, share in shares.items()}
 
@@ -76,6 +77,10 @@ class ValidationMetric(Metric):
     """
 
     full_state_update = False
+    cross_entropy: Tensor
+    z: Tensor
+    labelled: Tensor
+    frames: Tensor
 
     def __init__(self, name: str, z_weight: float):
         super().__init__()
@@ -112,14 +117,21 @@ class ValidationMetric(Metric):
 def split_batch(batch: Batch, microbatch_size: int | float) -> Sequence[Batch]:
     """Cut a process's batch into microbatches that know the counts of the global batch.
 
-    Runs once per update on every process: the counts are summed over processes here.
+    Runs once per update on every process: the counts are summed over processes here, and stay in `batch`.
     """
     mask = label_mask(batch)
-    counts = torch.tensor([float(mask.sum()), float(mask.numel()), float(len(mask))], dtype=torch.float64)
-    counts = _on_communication_device(counts)
-    dist.all_reduce(counts, reduce_operation="SUM")
-    global_counts = tuple(counts.tolist())
-    return [{**part, COUNTS_KEY: global_counts} for part in _split(batch, int(microbatch_size))]
+    counts = [float(mask.sum()), float(mask.numel()), float(len(mask)), float(fingerprint(batch))]
+    summed = _on_communication_device(torch.tensor(counts, dtype=torch.float64))
+    dist.all_reduce(summed, reduce_operation="SUM")
+    parts = _split({key: value for key, value in batch.items() if key != COUNTS_KEY}, int(microbatch_size))
+    batch[COUNTS_KEY] = tuple(summed.tolist())
+    return [{**part, COUNTS_KEY: batch[COUNTS_KEY]} for part in parts]
+
+
+def fingerprint(batch: Batch) -> int:
+    """A number that tells which chunks a batch holds, whatever their order; over processes it adds up."""
+    names = zip(batch["recording"], batch["start"].tolist(), strict=True)
+    return sum(zlib.crc32(f"{recording}@{start}".encode()) for recording, start in names)
 
 
 def split_eval_batch(batch: Batch, microbatch_size: int | float) -> Sequence[Batch]:

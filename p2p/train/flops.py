@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from p2p.config import PolicyConfig
 from p2p.recipe import Recipe, load_recipe, parse_duration
@@ -185,10 +185,11 @@ def _saved_bytes_per_frame(policy: Policy, recipe: Recipe) -> float:
     frames = 16
     pixels = empty(frames, 3, config.frame_height, config.frame_width)
     image = saved_bytes(policy.image_tokenizer, lambda: policy.image_tokenizer(pixels)) / frames
-    main = _saved_by_layer(policy.layers[0], config.tokens_per_timestep, config.dim // config.num_heads, empty)
+    layer, decoder_layer = cast("Layer", policy.layers[0]), cast("Layer", policy.decoder.layers[0])
+    main = _saved_by_layer(layer, config.tokens_per_timestep, config.dim // config.num_heads, empty)
     if recipe.parallel.activation_checkpointing:
         main = 4 * config.tokens_per_timestep * config.dim  # the layer's input alone
-    decoder = _saved_by_layer(policy.decoder.layers[0], 1 + config.num_action_slots, policy.decoder.head_dim, empty)
+    decoder = _saved_by_layer(decoder_layer, 1 + config.num_action_slots, policy.decoder.head_dim, empty)
     return image + config.num_layers * main + config.decoder_num_layers * decoder
 
 

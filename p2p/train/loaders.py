@@ -53,7 +53,7 @@ def build_evaluators(recipe: Recipe, due: Callable[[State], bool]) -> list[Evalu
 
 
 def chunks_per_process(recipe: Recipe) -> int:
-    world = dist.get_world_size()
+    world: int = dist.get_world_size()
     if recipe.global_batch % world != 0:
         raise ValueError(
             f"global_batch is {recipe.global_batch}, which {world} processes cannot share equally; "

@@ -33,7 +33,7 @@ class ObjectFolder:
     def _key(self, name: str) -> str:
         return f"{self.prefix}/{name}" if self.prefix else name
 
-    def list(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, int]:
         """Size in bytes of every object, by name.
 
         Raises:

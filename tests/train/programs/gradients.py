@@ -1,4 +1,4 @@
-"""Prints the loss and writes the gradients of one update: `composer -n N gradients.py OUT.pt MICROBATCH`.
+"""Writes the losses and gradients of one update: `composer -n N gradients.py OUT.pt MICROBATCH [OUT.pt MICROBATCH]`.
 
 The global batch is six chunks, made by hand; each process takes its share. Chunks differ in how many
 frames are labelled, one has none, so that averaging averages would be wrong.
@@ -60,7 +60,7 @@ class Chunks(Dataset):
         return NUM_CHUNKS
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return {name: column[index] for name, column in self.columns.items()}
+        return {name: column[index] for name, column in self.columns.items()} | {"recording": "r", "start": index}
 
 
 class FrozenBatchNorm(Callback):
@@ -124,4 +124,5 @@ def main(out: str, microbatch: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    for out, microbatch in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+        main(out, int(microbatch))
