@@ -205,16 +205,17 @@ def _device_name(device: torch.device) -> str:
 def _run_serve(args: argparse.Namespace) -> int:
     if args.sessions < 1:
         raise ValueError(f"--sessions is {args.sessions}; write 1 or more")
+    from p2p_serve.text import TextSource, make_embedder
+
+    wants_text = args.text is not None or args.text_file is not None or args.text_socket is not None
+    embedder = make_embedder(args.text_embedder or ("gemma" if wants_text else "null"))
     policy, what = _open_policy(args)
     from p2p_serve.app import run
     from p2p_serve.engine import Engine
     from p2p_serve.players import PolicyPlayer, SessionRecorder
-    from p2p_serve.text import TextSource, make_embedder
 
     config = policy.config
     sampling = config.sampling
-    wants_text = args.text is not None or args.text_file is not None or args.text_socket is not None
-    embedder = make_embedder(args.text_embedder or ("gemma" if wants_text else "null"))
     text = TextSource(embedder, (config.num_text_tokens, config.text_dim))
     if args.text:
         text.set(args.text)

@@ -54,7 +54,7 @@ class Control:
         buffer = bytearray()
 
         def readable() -> None:
-            if os.isatty(stdin) and os.tcgetpgrp(stdin) != os.getpgrp():  # in the background: a read would stop us
+            if _in_background(stdin):  # a read would stop the whole process
                 loop.remove_reader(stdin)
                 return
             data = os.read(stdin, 4096)
@@ -129,3 +129,11 @@ class Control:
             log.warning("text socket: closed: %s", error)
         finally:
             writer.close()
+
+
+def _in_background(terminal: int) -> bool:
+    """Whether another job has the terminal that controls this process."""
+    try:
+        return os.tcgetpgrp(terminal) != os.getpgrp()
+    except OSError:  # no terminal, or not the one that controls us
+        return False

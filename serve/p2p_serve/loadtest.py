@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from p2p.protocol import MessageReader, encode_frame, parse_action
 from p2p_serve.latency import AMBER_MS, GREEN_MS, colour_of
 
-_DRAIN_S = 2.0
+_DRAIN_S = 5.0
 
 
 @dataclass(frozen=True)
