@@ -70,6 +70,8 @@ class Client:
                 data = self._socket.recv(_CHUNK_BYTES)
             except OSError as error:
                 raise ValueError(f"{self._address}: the connection broke ({error})") from error
+            if not data and found:  # what came before the end counts; the next call reports the end
+                return found
             if not data:
                 raise ValueError(f"{self._address}: the server closed the connection; its log says why")
             found += [parse_action(payload) for payload in self._reader.feed(data)]

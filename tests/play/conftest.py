@@ -1,0 +1,54 @@
+"""Servers to play against: the real p2p-serve without a model, and a socket that misbehaves on demand."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def echo(tmp_path: Path) -> Iterator[str]:
+    """The address of a p2p-serve that answers every frame with the key w."""
+    address = tmp_path / "echo.sock"
+    command = [sys.executable, "-m", "p2p_serve.cli", "echo", "--keys", "w", "--socket", str(address)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and process.poll() is None:
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+                probe.connect(str(address))
+                break
+        yield str(address)
+        process.terminate()
+
+
+@pytest.fixture
+def peer(tmp_path: Path) -> Iterator[Callable[[Callable[[socket.socket], None]], str]]:
+    """`peer(behave)` listens on a socket, lets `behave` deal with the first connection, and gives the address."""
+    listener = socket.socket(socket.AF_UNIX)
+    threads = []
+
+    def start(behave: Callable[[socket.socket], None]) -> str:
+        address = str(tmp_path / "peer.sock")
+        listener.bind(address)
+        listener.listen()
+
+        def serve() -> None:
+            with listener.accept()[0] as connection:
+                behave(connection)
+
+        threads.append(threading.Thread(target=serve))
+        threads[-1].start()
+        return address
+
+    yield start
+    for thread in threads:
+        thread.join(timeout=20)
+    listener.close()

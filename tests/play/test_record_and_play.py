@@ -1,0 +1,205 @@
+"""`p2p record` and `p2p play` as they are typed, with a real game and a real server."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from p2p.actions import Action, ActionSpace
+from p2p.cli import main
+from p2p.play.episodes import FIRST_SEED, Episode, format_table, make_jobs, summarise
+from p2p.play.games import game_info, open_game
+from p2p.play.overlay import VideoWriter, draw_action
+from p2p.play.player import scripted_player
+from p2p.play.record import RecordSettings, record_episodes
+from p2p.play.stage import ShuffledPlayer
+from p2p.recording import VIDEO_FILE, read_annotation, read_frames, step_actions
+
+BASIC = "doom:basic"
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("record") / "raw"
+    assert main(["record", "--game", BASIC, "--episodes", "3", "--out", str(folder), "--disturbance", "0"]) == 0
+    return folder
+
+
+def test_a_recording_holds_every_frame_and_what_the_player_pressed(raw: Path) -> None:
+    folder = raw / "doom-basic-000-00001"
+    frames = list(read_frames(folder / VIDEO_FILE))
+    annotation = read_annotation(folder)
+    steps = step_actions(annotation, len(frames), ActionSpace())
+    assert annotation.metadata.env.env == BASIC
+    assert annotation.metadata.frames_per_second == 20
+    assert frames[0].shape == (192, 192, 3)
+    assert steps.user_mask[1:].all()
+    assert not steps.user_mask[0]
+
+    game = open_game(BASIC, labels=True)  # the same episode again
+    game.reset(1)
+    player = scripted_player(game_info(BASIC))
+    player.begin(game, 1)
+    taken, seen = [], []
+    while not game.done:
+        seen.append(game.frame().copy())
+        taken.append(player.act(seen[-1]))
+        game.act(taken[-1])
+    game.close()
+    assert len(frames) == len(taken)
+    space = ActionSpace()
+    expected = np.stack([space.encode(a.keys, a.buttons, a.dx, a.dy) for a in taken])
+    assert np.array_equal(steps.actions[1:], expected[:-1])  # annotation i+1 is what followed frame i
+    assert all(np.abs(a.astype(int) - b).mean() < 4 for a, b in zip(frames, seen, strict=True))
+
+
+def test_what_is_recorded_is_reused(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stamp = (raw / "doom-basic-000-00000" / VIDEO_FILE).stat().st_mtime_ns
+    arguments = ["record", "--game", BASIC, "--episodes", "3", "--out", str(raw), "--disturbance", "0"]
+    assert main(arguments) == 0
+    assert "0 recordings made" in capsys.readouterr().out
+    assert (raw / "doom-basic-000-00000" / VIDEO_FILE).stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--episodes", "1", "--disturbance", "0.5"], "other settings"),
+        (["--episodes", "0"], "--episodes 0"),
+        (["--episodes", "1", "--disturbance", "2"], "--disturbance 2"),
+    ],
+)
+def test_a_recorder_s_bad_arguments_are_one_line(
+    raw: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(os.listdir(raw))
+    assert main(["record", "--game", BASIC, "--out", str(raw), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("p2p: error: ")
+    assert message in error
+    assert sorted(os.listdir(raw)) == before
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="not empty"):
+        record_episodes(RecordSettings(BASIC), 1, tmp_path)
+    assert os.listdir(tmp_path) == ["notes.txt"]
+
+
+def test_a_failing_worker_is_reported_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nonsense"):
+        record_episodes(RecordSettings(BASIC, preset="nonsense"), 2, tmp_path / "raw")
+    assert [path for path in (tmp_path / "raw").rglob("*") if path.suffix in (".mp4", ".proto")] == []
+
+
+# ------------------------------------------------------------------ play
+
+
+def test_play_compares_a_served_policy_with_its_controls(
+    echo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video, results = tmp_path / "play.mp4", tmp_path / "play.json"
+    arguments = [
+        "play",
+        "--socket",
+        echo,
+        "--game",
+        BASIC,
+        "--episodes",
+        "2",
+        "--compare",
+        "expert,blind,idle,shuffled",
+    ]
+    assert main([*arguments, "--video", str(video), "--json", str(results)]) == 0
+    table = capsys.readouterr().out
+    assert "| policy   |        2 |" in table
+    content = json.loads(results.read_text())
+    means = {row["player"]: row["mean"] for row in content["summary"]}
+    assert means["expert"] > 50
+    assert means["idle"] == -300
+    assert content["episodes"][0]["presses"] == {"w": content["episodes"][0]["num_steps"]}
+    frames = list(read_frames(video))
+    assert len(frames) == content["episodes"][0]["num_steps"]
+    assert frames[0].shape == (448, 384, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--game", BASIC], "name the policy folder"),
+        (["--game", BASIC, "--compare", "expert,nobody"], "'nobody'"),
+        (["/nowhere", "--game", BASIC], "/nowhere: no model.safetensors"),
+        (["--game", "doom:none", "--compare", "idle"], "'doom:none'"),
+    ],
+)
+def test_a_player_s_bad_arguments_are_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["play", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("p2p: error: ")
+    assert message in error
+
+
+def test_every_player_gets_the_same_fresh_seeds_and_one_film_is_made() -> None:
+    jobs = make_jobs(("policy", "expert"), 3, video="film.mp4")
+    assert [job.seed for job in jobs[:3]] == [job.seed for job in jobs[3:]] == [FIRST_SEED + n for n in range(3)]
+    assert [job.video for job in jobs] == ["film.mp4", *[None] * 5]
+    assert FIRST_SEED > 9_000 * 100_000  # beyond what recordings use
+
+
+def test_the_summary_is_the_mean_and_its_standard_error() -> None:
+    episodes = [Episode("policy", seed, score, 1, {}) for seed, score in enumerate((1.0, 2.0, 3.0, 6.0))]
+    (row,) = summarise([*episodes])
+    assert (row.mean, row.lowest, row.highest) == (3.0, 1.0, 6.0)
+    assert row.standard_error == pytest.approx(np.std([1, 2, 3, 6], ddof=1) / 2)
+    assert "| policy |        4 |        3.0 |    1.1 |" in format_table([row])
+
+
+def test_the_control_is_fed_with_frames_of_other_moments_only() -> None:
+    bank = [np.full((192, 192, 3), value, np.uint8) for value in range(5)]
+
+    class Watcher:
+        seen: list[int] = []  # noqa: RUF012
+
+        def begin(self, game: object, seed: int) -> None: ...
+
+        def act(self, frame: np.ndarray) -> Action:  # type: ignore[type-arg]
+            self.seen.append(int(frame[0, 0, 0]))
+            return Action()
+
+    player = ShuffledPlayer(Watcher(), bank)
+    player.begin(None, 1)  # type: ignore[arg-type]
+    for _ in range(300):
+        player.act(np.full((192, 192, 3), 99, np.uint8))
+    assert set(Watcher.seen) == {0, 1, 2, 3, 4}
+    assert np.abs(np.diff(Watcher.seen)).mean() > 1  # and not in their order
+
+
+def test_a_key_that_is_down_is_lit_in_the_film(tmp_path: Path) -> None:
+    frame = np.zeros((192, 192, 3), np.uint8)
+    idle = draw_action(frame, Action(), ("w", "d"))
+    pressed = draw_action(frame, Action(("w",)), ("w", "d"))
+    other = draw_action(frame, Action(("d",)), ("w", "d"))
+    assert idle.shape == (448, 384, 3)
+    assert np.array_equal(idle[:384], np.zeros((384, 384, 3)))
+    assert pressed[384:].astype(int).sum() > idle[384:].astype(int).sum()
+    assert not np.array_equal(pressed, other)
+    moved = draw_action(frame, Action(dx=50), ("w", "d"))
+    assert not np.array_equal(moved, idle)
+
+
+def test_a_film_that_is_not_finished_does_not_appear(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with VideoWriter(tmp_path / "film.mp4") as film:
+            film.add(np.zeros((448, 384, 3), np.uint8))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        interrupted()
+    assert os.listdir(tmp_path) == []
