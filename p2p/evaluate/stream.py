@@ -86,8 +86,10 @@ class Stream:
         return [int(rng.choice(self._of_recording[others[i]])) for i in drawn]
 
 
-def open_stream(location: str | Path, config: PolicyConfig) -> Stream:
+def open_stream(location: str | Path, config: PolicyConfig, size: tuple[int, int] | None = None) -> Stream:
     """The stream at a folder or an s3:// address, cut into chunks of the policy's length.
+
+    `size` is (height, width) of the frames; default: what the policy takes.
 
     Raises:
         ValueError: when there is no stream.
@@ -107,7 +109,7 @@ def open_stream(location: str | Path, config: PolicyConfig) -> Stream:
         remote=remote,
         num_timesteps=config.num_timesteps,
         phase=0,
-        size=(config.frame_height, config.frame_width),
+        size=size or (config.frame_height, config.frame_width),
         action_space=config.action_space,
         num_text_tokens=config.num_text_tokens,
         text_dim=config.text_dim,
