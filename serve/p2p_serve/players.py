@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_NUM_WARM_UP_STEPS = 3
+
 
 class Player(Protocol):
     """Serves one session at a time; every method is called from the inference thread."""
@@ -190,9 +192,10 @@ class PolicyPlayer:
         self._to_record: tuple[np.ndarray, Action, str, np.ndarray | None] | None = None  # type: ignore[type-arg]
 
     def warm_up(self) -> None:
-        height, width = self._size
-        for _ in range(3):
-            self._engine.step(np.zeros((height, width, 3), dtype=np.uint8))
+        frame = np.zeros((*self._size, 3), dtype=np.uint8)
+        uniforms = np.full(self._space.num_slots, 0.5, dtype=np.float32)  # a session's numbers are not used up
+        for _ in range(_NUM_WARM_UP_STEPS):
+            self._engine.step(frame, uniforms=uniforms)
             self._engine.finish_step()
         self._engine.reset()
 

@@ -111,6 +111,8 @@ def serving(path: Path, players: Sequence[Player], **options: Any) -> Iterator[S
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
     started = threading.Event()
+    errors: list[str] = []
+    loop.set_exception_handler(lambda _, context: errors.append(repr(context.get("exception") or context["message"])))
 
     async def main() -> None:
         await server.start([listen_unix(path)])
@@ -128,6 +130,7 @@ def serving(path: Path, players: Sequence[Player], **options: Any) -> Iterator[S
         thread.join(DEADLINE_S)
         assert not thread.is_alive()
         loop.close()
+        assert errors == []
 
 
 @dataclass
