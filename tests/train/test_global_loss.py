@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +12,12 @@ PROGRAM = Path(__file__).parent / "programs" / "gradients.py"
 
 
 @pytest.fixture(scope="module")
-def results(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def results(zygote: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """By name: one process with the whole batch and with microbatches of 1; two with unequal microbatches of 3."""
     folder = tmp_path_factory.mktemp("gradients")
-    composer = Path(sys.executable).with_name("composer")
-    environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
-
-    def start(processes: int, **microbatches: int) -> subprocess.Popen[str]:
-        outs = [str(part) for name, size in microbatches.items() for part in (folder / f"{name}.pt", size)]
-        command = [str(composer), "-n", str(processes), str(PROGRAM), *outs]
-        return subprocess.Popen(
-            command, cwd=repository, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-
-    for process in (start(1, whole=6, single=1), start(2, sharded=2)):
-        output, _ = process.communicate(timeout=280)
-        assert process.returncode == 0, output
+    one = [str(folder / "whole.pt"), "6", str(folder / "single.pt"), "1"]
+    zygote.start(one, folder / "one.log", program=PROGRAM).wait()
+    zygote.start([str(folder / "sharded.pt"), "2"], folder / "two.log", 2, program=PROGRAM).wait()
     return {path.stem: torch.load(path, weights_only=False) for path in folder.glob("*.pt")}
 
 

@@ -1,7 +1,7 @@
 """Starts training processes quickly: imports Composer once, then forks a process for each rank of each run.
 
-Run as a program it reads one JSON order a line ({"argv", "processes", "log"}) and forks `p2p.train.run.main`
-with the variables that `composer -n N` would set; it answers with the process ids, in groups of their own.
+Run as a program it reads one JSON order a line ({"argv", "processes", "log", ...}) and forks `launch` with the
+variables that `composer -n N` would set; it answers with the process ids, in groups of their own.
 `Zygote` is the other side.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import signal
 import socket
 import subprocess
@@ -73,9 +74,11 @@ class Zygote:
         assert answer, "the zygote ended"
         return list(json.loads(answer))
 
-    def start(self, argv: list[str], log: Path, processes: int = 1) -> Run:
+    def start(self, argv: list[str], log: Path, processes: int = 1, program: Path | None = None) -> Run:
+        """`composer -n PROCESSES launch ARGV`, or another program with a main(argv) instead of launch."""
         self.count += 1
         order = {"start": self.count, "argv": argv, "processes": processes, "log": str(log), "port": free_port()}
+        order["program"] = str(program or "launch")
         return Run(self, self.count, self.request(order), log)
 
     def close(self) -> None:
@@ -122,9 +125,7 @@ def fork_rank(order: dict[str, object], rank: int) -> int:
     os.dup2(log, 2)
     status = 1
     try:
-        from p2p.train.run import main
-
-        status = main(order["argv"])  # type: ignore[arg-type]
+        status = runpy.run_path(str(order["program"]))["main"](order["argv"])
     except BaseException:
         import traceback
 

@@ -1,4 +1,4 @@
-"""Writes the losses and gradients of one update: `composer -n N gradients.py OUT.pt MICROBATCH [OUT.pt MICROBATCH]`.
+"""Writes the losses and gradients of one update: OUT.pt MICROBATCH [OUT.pt MICROBATCH ...], on any number of processes.
 
 The global batch is six chunks, made by hand; each process takes its share. Chunks differ in how many
 frames are labelled, one has none, so that averaging averages would be wrong.
@@ -6,7 +6,6 @@ frames are labelled, one has none, so that averaging averages would be wrong.
 
 from __future__ import annotations
 
-import sys
 import warnings
 
 import torch
@@ -78,7 +77,7 @@ class KeepGradients(Callback):
         }
 
 
-def main(out: str, microbatch: int) -> None:
+def measure(out: str, microbatch: int) -> None:
     warnings.simplefilter("ignore")
     dist.initialize_dist("cpu", 60)
     rank, world = dist.get_global_rank(), dist.get_world_size()
@@ -123,6 +122,7 @@ def main(out: str, microbatch: int) -> None:
     trainer.close()
 
 
-if __name__ == "__main__":
-    for out, microbatch in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
-        main(out, int(microbatch))
+def main(argv: list[str]) -> int:
+    for out, microbatch in zip(argv[::2], argv[1::2], strict=True):
+        measure(out, int(microbatch))
+    return 0
