@@ -33,12 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status is 0, or 2 for a user's error."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    tool = arguments[0] if arguments and arguments[0] in TOOLS else "serve"
     try:
-        parser = _PARSERS[tool]()
-        args = parser.parse_args(arguments if tool == "serve" else arguments[1:])
-        status: int = _RUNNERS[tool](args)
-        return status
+        tool, args = parse(arguments)
+        return _RUNNERS[tool](args)
     except ModuleNotFoundError as error:
         extra = {
             "av": "--record needs PyAV: pip install av",
@@ -51,6 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error)
     except KeyboardInterrupt:
         return 130
+
+
+def parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
+    """What is to run, "serve" or one of TOOLS, and its options; exits with status 2 when they are wrong."""
+    tool = arguments[0] if arguments and arguments[0] in TOOLS else "serve"
+    return tool, _PARSERS[tool]().parse_args(arguments if tool == "serve" else arguments[1:])
 
 
 def _fail(message: object) -> int:
@@ -218,7 +221,10 @@ def _run_serve(args: argparse.Namespace) -> int:
     sampling = config.sampling
     text = TextSource(embedder, (config.num_text_tokens, config.text_dim))
     if args.text:
-        text.set(args.text)
+        try:
+            text.set(args.text)
+        except ValueError as error:  # playing goes on without
+            logging.getLogger(__name__).warning("%s", error)
     if args.record is not None:
         import av  # noqa: F401 (to learn now, not at the first client, that it is missing)
     players = [

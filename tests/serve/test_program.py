@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from p2p.actions import Action
+from p2p.protocol import MessageReader, encode_frame, parse_action
 from p2p.recording import RecordingWriter, read_annotation, read_frames, text_spans
 from p2p_serve.cli import main
 from p2p_serve.engine import Engine
@@ -236,6 +237,24 @@ def test_through_socat_as_on_windows(p2p_serve: Start, path: Path, tmp_path: Pat
     finally:
         bridge.terminate()
         bridge.wait(60)
+
+
+def test_through_a_pipe_of_socat_as_from_powershell(p2p_serve: Start, path: Path) -> None:
+    """`wsl -e socat - UNIX-CONNECT:...` joins standard input and output with the socket."""
+    p2p_serve("echo", "--keys", "w", "--socket", path)
+    pipe = subprocess.Popen(["socat", "-", f"UNIX-CONNECT:{path}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert pipe.stdin is not None
+    assert pipe.stdout is not None
+    reader = MessageReader()
+    for frame_id in range(5):
+        pipe.stdin.write(encode_frame(noise(0, (192, 192)), frame_id))
+        pipe.stdin.flush()
+        while not (payloads := reader.feed(pipe.stdout.read1(4096))):
+            pass
+        assert parse_action(payloads[0]) == (Action(("w",)), frame_id)
+    pipe.stdin.close()
+    assert pipe.wait(60) == 0
+    pipe.stdout.close()
 
 
 def test_playback_of_a_recording(p2p_serve: Start, path: Path, tmp_path: Path) -> None:

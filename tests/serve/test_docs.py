@@ -1,0 +1,55 @@
+"""What the documents say of serving is so: the client runs, the messages are the sources', the commands parse."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from p2p.protocol import MAX_MESSAGE_BYTES
+from p2p_serve.cli import parse
+from tests.serve.live import serving
+from tests.serve.test_server import EchoPlayer
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DOCUMENTS = [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")]
+PROTOCOL = (REPOSITORY / "docs" / "protocol.md").read_text()
+
+
+def block(language: str) -> str:
+    match = re.search(rf"```{language}\n(.*?)```", PROTOCOL, re.DOTALL)
+    assert match is not None
+    return match.group(1)
+
+
+def test_the_client_of_the_page_runs_as_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from p2p.actions import Action
+
+    path = tmp_path / "s"
+    with serving(path, [EchoPlayer(Action(("w",)))]):
+        exec(block("python").replace("/tmp/uds.recap", str(path)), {})
+    printed = capsys.readouterr().out.strip()
+    assert f"prints `{printed}`" in PROTOCOL
+
+
+def test_the_messages_of_the_page_are_those_of_the_source() -> None:
+    source = (REPOSITORY / "p2p" / "proto" / "video_inference.proto").read_text()
+    for message in re.findall(r"message \w+ \{.*?\n\}\n", block("proto"), re.DOTALL):
+        assert message in source
+    assert f"{MAX_MESSAGE_BYTES:,} bytes" in PROTOCOL
+
+
+def typed_lines() -> list[str]:
+    lines = [line.strip() for document in DOCUMENTS for line in document.read_text().splitlines() if line[:4] == "    "]
+    return sorted({re.split(r"  +", line)[0] for line in lines if line.startswith("p2p-serve ")})
+
+
+@pytest.mark.parametrize("line", typed_lines())
+def test_documented_commands_parse(line: str) -> None:
+    parse(shlex.split(line)[1:])
+
+
+def test_there_are_documented_commands() -> None:
+    assert len(typed_lines()) > 10
