@@ -59,6 +59,42 @@ def button_values(action: Action) -> list[float]:
     return [*pressed, action.dx * TURN_DEG_PER_PIXEL / TICS_PER_STEP]
 
 
+def make_engine(info: GameInfo, settings: Path, labels: bool = False, window: bool = False, ticrate: int = 35) -> Any:
+    """ViZDoom's engine with a scenario loaded.
+
+    Args:
+        settings: the engine's settings file; made when it is not there. The engine starts in its folder.
+        labels: let the engine say what is on the screen.
+        window: run by itself in a window, `ticrate` tics a second, with the keyboard and the mouse, instead of
+            step by step without one.
+
+    Raises:
+        ValueError: when ViZDoom is not installed.
+    """
+    try:
+        import vizdoom
+    except ImportError as error:
+        raise ValueError(f"{info.name} needs the package vizdoom: pip install 'pixel2play[play]'") from error
+    engine = vizdoom.DoomGame()
+    engine.load_config(str(Path(vizdoom.scenarios_path) / f"{info.scenario}.cfg"))
+    engine.set_doom_config_path(str(settings))
+    engine.set_available_buttons([getattr(vizdoom.Button, name) for name in _BUTTONS])
+    engine.set_available_game_variables(
+        [vizdoom.GameVariable.POSITION_X, vizdoom.GameVariable.POSITION_Y, vizdoom.GameVariable.ANGLE]
+    )
+    engine.set_screen_resolution(vizdoom.ScreenResolution.RES_320X240)
+    engine.set_screen_format(vizdoom.ScreenFormat.RGB24)
+    engine.set_labels_buffer_enabled(labels)
+    engine.set_window_visible(window)
+    engine.set_sound_enabled(False)
+    engine.set_mode(vizdoom.Mode.ASYNC_SPECTATOR if window else vizdoom.Mode.PLAYER)
+    engine.set_ticrate(ticrate)
+    engine.set_episode_timeout(engine.get_episode_timeout() or 2100)
+    with contextlib.chdir(settings.parent):  # the engine makes a folder of its own where it starts
+        engine.init()
+    return engine
+
+
 class HeadlessDoom:
     """A scenario of ViZDoom, stepped as fast as it is asked to."""
 
@@ -67,33 +103,9 @@ class HeadlessDoom:
         self._labels = labels
         self._folder = Path(tempfile.mkdtemp(prefix="p2p-doom-"))  # the engine writes its settings file there
         mark_children()
-        self._engine = self._start()
+        self._engine = make_engine(info, self._folder / "engine.ini", labels=labels)
         self._last_frame: Frame = np.zeros((FRAME_SIZE, FRAME_SIZE, 3), np.uint8)
         self._last_places: dict[int, tuple[str, float, float]] = {}
-
-    def _start(self) -> Any:
-        try:
-            import vizdoom
-        except ImportError as error:
-            raise ValueError(f"{self._info.name} needs the package vizdoom: pip install 'pixel2play[play]'") from error
-        scenario = Path(vizdoom.scenarios_path) / f"{self._info.scenario}.cfg"
-        engine = vizdoom.DoomGame()
-        engine.load_config(str(scenario))
-        engine.set_doom_config_path(str(self._folder / "engine.ini"))
-        engine.set_available_buttons([getattr(vizdoom.Button, name) for name in _BUTTONS])
-        engine.set_available_game_variables(
-            [vizdoom.GameVariable.POSITION_X, vizdoom.GameVariable.POSITION_Y, vizdoom.GameVariable.ANGLE]
-        )
-        engine.set_screen_resolution(vizdoom.ScreenResolution.RES_320X240)
-        engine.set_screen_format(vizdoom.ScreenFormat.RGB24)
-        engine.set_labels_buffer_enabled(self._labels)
-        engine.set_window_visible(False)
-        engine.set_sound_enabled(False)
-        engine.set_mode(vizdoom.Mode.PLAYER)
-        engine.set_episode_timeout(engine.get_episode_timeout() or 2100)
-        with contextlib.chdir(self._folder):  # the engine makes a folder of its own where it starts
-            engine.init()
-        return engine
 
     def reset(self, seed: int) -> None:
         self._engine.set_seed(seed % 2**31)

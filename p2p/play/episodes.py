@@ -196,7 +196,7 @@ def start_servers(stack: ExitStack, policy: Path, num_servers: int, seed: int) -
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument("policy", nargs="?", type=Path, help="policy folder; a server is started for it")
-    parser.add_argument("--game", required=True, help=f"one of {', '.join(GAMES)}")
+    parser.add_argument("--game", required=True, help=f"one of {', '.join(GAMES)}; or program:COMMAND")
     parser.add_argument("--episodes", type=int, default=20, help="of each player (%(default)s)")
     parser.add_argument("--compare", default="", help=f"other players, with commas: {','.join(COMPARISONS)}")
     parser.add_argument("--socket", help="a running server (path or HOST:PORT) instead of a policy folder")
@@ -204,11 +204,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=2, help="games at once (%(default)s)")
     parser.add_argument("--realtime", action="store_true", help="hold the 20 Hz of the wall clock, one game at a time")
     parser.add_argument("--video", type=Path, help="film the policy's first episode into this .mp4")
+    parser.add_argument("--window", action="store_true", help="in a window, with real keys and mouse; see --seconds")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of play in a window (%(default)s)")
+    parser.add_argument("--title", default="", help="part of the title of the window of program:COMMAND")
+    parser.add_argument("--record", type=Path, help="write the play in a window as a recording below this folder")
     parser.add_argument("--json", type=Path, help="write every episode's score there")
+
+
+def run_window(args: argparse.Namespace) -> int:
+    """Play in a window in real time, and say how it went."""
+    from p2p.play.serving import served
+    from p2p.play.window import WindowSettings, play_in_window
+
+    if args.policy is None and args.socket is None:
+        raise ValueError("name the policy folder that is to play, or a running server with --socket")
+    with ExitStack() as stack:
+        address = args.socket or stack.enter_context(served(args.policy, seed=args.seed))
+        settings = WindowSettings(
+            args.game, address, args.seconds, FIRST_SEED + args.seed, args.title, args.record, args.video
+        )
+        report = play_in_window(settings, say)
+    for line in report.lines():
+        say(line)
+    return 0
 
 
 def run(args: argparse.Namespace) -> int:
     """Play, and print the table."""
+    if args.window or args.game.startswith("program:"):
+        return run_window(args)
     compare = [name for name in args.compare.split(",") if name]
     with_policy = args.policy is not None or args.socket is not None
     if not with_policy and (SHUFFLED in compare or not compare):
