@@ -96,13 +96,14 @@ def parse_frame(payload: bytes) -> Frame:
         ProtocolError: when it is no `Frame`, a side is not positive, or the data is not width * height * 3 bytes.
     """
     frame = _parse(messages.Frame, payload, "Frame")
-    height, width, num_bytes = frame.height, frame.width, len(frame.data)
+    height, width, data = frame.height, frame.width, frame.data  # each look at .data copies it
+    num_bytes = len(data)
     if height < 1 or width < 1 or height * width * 3 != num_bytes:
         raise ProtocolError(
             f"frame {frame.id} is {width} x {height} with {num_bytes} bytes of data; "
             "expected width * height * 3 bytes of RGB, row by row"
         )
-    return Frame(np.frombuffer(frame.data, dtype=np.uint8).reshape(height, width, 3), frame.id)
+    return Frame(np.frombuffer(data, dtype=np.uint8).reshape(height, width, 3), frame.id)
 
 
 def encode_action(action: Action, frame_id: int) -> bytes:

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from p2p_serve.sockets import listen_tcp, listen_unix, remove_unix
 from p2p_serve.text import TextSource
 
 log = logging.getLogger(__name__)
+
+_GIL_INTERVAL_S = 0.0005  # Python's 5 ms would be seen in every answer
 
 
 @dataclass(frozen=True)
@@ -37,18 +39,18 @@ class AppOptions:
 
 
 def run(players: Sequence[Player], options: AppOptions, text: TextSource | None = None) -> int:
-    """Serve until SIGINT or SIGTERM; returns the exit status, 0.
+    """Serve until SIGINT or SIGTERM; returns the exit status: 0, or 1 when the players cannot run here.
 
     Raises:
         ValueError: when a socket cannot be opened.
     """
     listeners, paths = _open(options)
+    sys.setswitchinterval(_GIL_INTERVAL_S)
     try:
-        asyncio.run(_serve(players, options, listeners, paths, text))
+        return asyncio.run(_serve(players, options, listeners, text))
     finally:
         for path, inode in paths:
             remove_unix(path, inode)
-    return 0
 
 
 def _open(options: AppOptions) -> tuple[dict[str, socket.socket], list[tuple[Path, int]]]:
@@ -78,9 +80,9 @@ async def _serve(
     players: Sequence[Player],
     options: AppOptions,
     listeners: dict[str, socket.socket],
-    paths: list[tuple[Path, int]],
     text: TextSource | None,
-) -> None:
+) -> int:
+    status = 0
     stopped = asyncio.Event()
     _stop_on_signals(stopped)
     loop = asyncio.get_running_loop()
@@ -89,10 +91,16 @@ async def _serve(
         log.info("%s", latency.report(colour=sys.stderr.isatty()))
         _write_png(latency, options.latency_png)
 
-    def warm() -> None:
-        loop.call_soon_threadsafe(log.info, "warm: answers are at full speed from now on")
+    def warm(all_well: bool) -> None:
+        nonlocal status
+        if all_well:
+            log.info("warm: answers are at full speed from now on")
+        else:
+            status = 1
+            log.error("the policy does not run here, see above; stopping")
+            stopped.set()
 
-    server = Server(players, options.server, session_ended, warm)
+    server = Server(players, options.server, session_ended, lambda well: _tell(loop, warm, well))
     control = Control(text, {"report": lambda: _report(server, options), "forget": lambda: _forget(server)})
     loop.add_signal_handler(signal.SIGUSR1, lambda: log.info("%s", _report(server, options)))
     where = [name for name in (str(options.socket or ""), options.tcp and _tcp_name(listeners["tcp"])) if name]
@@ -112,6 +120,15 @@ async def _serve(
     _notify("STOPPING=1")
     await control.stop()
     await server.stop()
+    return status
+
+
+def _tell(loop: asyncio.AbstractEventLoop, function: Callable[[bool], None], value: bool) -> None:
+    """Call the function in the loop, from another thread, unless the loop has ended."""
+    try:
+        loop.call_soon_threadsafe(function, value)
+    except RuntimeError:
+        log.debug("the loop has ended")
 
 
 def _stop_on_signals(stopped: asyncio.Event) -> None:

@@ -216,7 +216,10 @@ def _run_serve(args: argparse.Namespace) -> int:
     from p2p_serve.app import run
     from p2p_serve.engine import Engine
     from p2p_serve.players import PolicyPlayer, SessionRecorder
+    from p2p_serve.policies import cache_mib
 
+    if args.sessions > 1:
+        what += f" · {args.sessions} sessions with {cache_mib(policy):.0f} MiB each"
     config = policy.config
     sampling = config.sampling
     text = TextSource(embedder, (config.num_text_tokens, config.text_dim))

@@ -145,14 +145,28 @@ class SessionRecorder:
 
     def add(self, frame: np.ndarray, action: Action, instruction: str, embedding: np.ndarray | None) -> None:  # type: ignore[type-arg]
         if self._writer is not None:
-            self._writer.add(frame, None, action, instruction, embedding)
+            self._guard(lambda writer: writer.add(frame, None, action, instruction, embedding))
 
     def end(self) -> None:
         if self._writer is not None:
-            folder = self._writer.close()
+            self._guard(self._close)
+
+    def _close(self, writer: RecordingWriter) -> None:
+        folder = writer.close()
+        self._writer = None
+        if folder is not None:
+            log.info("recorded: %s", folder)
+
+    def _guard(self, work: Callable[[RecordingWriter], None]) -> None:
+        """A disk that is full costs the recording, not the session."""
+        writer = self._writer
+        assert writer is not None
+        try:
+            work(writer)
+        except (OSError, ValueError) as error:
             self._writer = None
-            if folder is not None:
-                log.info("recorded: %s", folder)
+            writer.discard()
+            log.warning("the recording of this session is given up: %s", error)
 
 
 class PolicyPlayer:

@@ -93,3 +93,10 @@ def recipe_config(recipe: str) -> PolicyConfig:
         raise ValueError(f"recipe {recipe!r}: expected one of {', '.join(SIZES)}, or the path of a .yaml file")
     dim, num_layers = SIZES[recipe]
     return PolicyConfig(dim=dim, num_layers=num_layers)
+
+
+def cache_mib(policy: Policy) -> float:
+    """Memory of one session's keys and values, which is all that a session adds."""
+    config = policy.config
+    steps = sum(min(history, config.num_timesteps - 1) + 2 for history in config.histories)
+    return 2 * steps * (config.tokens_per_timestep - 1) * config.dim * policy.out_token.element_size() / 2**20

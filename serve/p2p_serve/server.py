@@ -153,6 +153,7 @@ class Server:
     Args:
         players: each has a state of its own.
         on_session_end: gets the latencies of a session that has answered a frame.
+        on_warm: told, from the inference thread, whether the players could be warmed up.
     """
 
     def __init__(
@@ -160,7 +161,7 @@ class Server:
         players: Sequence[Player],
         options: ServerOptions | None = None,
         on_session_end: Callable[[LatencyLog], None] | None = None,
-        on_warm: Callable[[], None] | None = None,
+        on_warm: Callable[[bool], None] | None = None,
     ) -> None:
         self.options = options or ServerOptions()
         self.worker = Worker()
@@ -171,7 +172,7 @@ class Server:
         self._open: set[Session] = set()
         self._listeners: list[asyncio.Server] = []
         self._on_session_end = on_session_end
-        self._on_warm = on_warm or (lambda: None)
+        self._on_warm = on_warm or (lambda _: None)
         self._num_connections = 0
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop

@@ -44,11 +44,14 @@ class Worker:
         self._queue: deque[Channel] = deque()
         self._stopping = False
         self._warming: list[Player] = []
-        self._on_warm: Callable[[], None] = lambda: None
+        self._on_warm: Callable[[bool], None] = lambda _: None
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
 
-    def start(self, players: list[Player], on_warm: Callable[[], None]) -> None:
-        """Begin, with the warm-up of the players; frames that come meanwhile wait."""
+    def start(self, players: list[Player], on_warm: Callable[[bool], None]) -> None:
+        """Begin, with the warm-up of the players; frames that come meanwhile wait.
+
+        `on_warm` is called from the thread, with whether every player could be warmed up.
+        """
         self._warming, self._on_warm = list(players), on_warm
         self._thread.start()
 
@@ -88,10 +91,10 @@ class Worker:
             self._changed.notify()
 
     def _run(self) -> None:
+        all_well = True
         while self._warming and not self._stopping:
-            player = self._warming.pop()
-            self._guard(player.warm_up)
-        self._on_warm()
+            all_well &= self._guard(self._warming.pop().warm_up)
+        self._on_warm(all_well)
         while True:
             with self._changed:
                 while not self._queue and not self._stopping:
@@ -130,6 +133,6 @@ class Worker:
         try:
             work()
         except Exception:
-            log.exception("the player failed; its session is closed")
+            log.exception("the player failed")
             return False
         return True

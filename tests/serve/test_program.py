@@ -22,7 +22,8 @@ from p2p.recording import RecordingWriter, read_annotation, read_frames, text_sp
 from p2p_serve.cli import main
 from p2p_serve.engine import Engine
 from p2p_serve.players import recorded_actions
-from p2p_serve.policies import SIZES, open_policy, random_policy, recipe_config
+from p2p_serve.policies import SIZES, cache_mib, open_policy, random_policy, recipe_config
+from tests.hub.stand_in import HubStandIn
 from tests.serve.live import TINY, Client, Program, connect, environment, noise, wait_until
 
 Start = Callable[..., Program]
@@ -171,11 +172,42 @@ def test_an_original_checkpoint_and_a_recipes_random_weights_are_opened(shared_f
         assert Engine(policy).step(frame).shape == (8,)
 
 
+def test_a_policy_comes_from_the_hub_by_its_name(
+    shared_fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("huggingface_hub")
+    import torch
+
+    folder = shared_fixtures / "parity_tiny"
+    files = {f"150M/{path.name}": path.read_bytes() for path in folder.iterdir() if path.suffix in (".ckpt", ".yaml")}
+    hub = HubStandIn({("models", "somebody/policies"): files})
+    monkeypatch.setenv("HF_ENDPOINT", hub.address)
+    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    try:
+        opened = open_policy("hf:somebody/policies/150M", torch.device("cpu"), torch.float32)
+    finally:
+        hub.close()
+    (checkpoint,) = folder.glob("*.ckpt")
+    expected = open_policy(str(checkpoint), torch.device("cpu"), torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(opened.parameters(), expected.parameters(), strict=True))
+
+
 def test_bench_prints_its_table(policy_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--policy", str(policy_folder), "--steps", "5", "--device", "cpu"]) == 0
     output = capsys.readouterr().out
     assert "until the answer" in output
     assert "5 frames with 8 before them in the cache" in output
+
+
+def test_the_memory_of_a_session_is_what_its_cache_takes(policy_folder: Path) -> None:
+    from p2p.model import load_policy
+    from p2p.model.cache import Cache
+
+    policy = load_policy(policy_folder)
+    cache = Cache(policy)
+    num_bytes = sum(tensor.nbytes for tensor in (*cache.keys, *cache.values))
+    assert cache_mib(policy) * 2**20 == pytest.approx(num_bytes, rel=0.02)
 
 
 def test_the_sizes_are_those_of_the_recipes(repository: Path) -> None:

@@ -19,8 +19,9 @@ from p2p.model import load_policy
 from p2p.protocol import MAX_MESSAGE_BYTES, Frame, encode_frame
 from p2p_serve.engine import Engine
 from p2p_serve.latency import Marks
-from p2p_serve.players import EchoPlayer, PlaybackPlayer, PolicyPlayer
+from p2p_serve.players import EchoPlayer, PlaybackPlayer, PolicyPlayer, SessionRecorder
 from p2p_serve.text import NullEmbedder, TableEmbedder, TextSource
+from p2p_serve.worker import Worker
 from tests.serve.live import TINY, Client, connect, noise, serving, wait_until
 
 NO_TEXT = TextSource(NullEmbedder(), (TINY.num_text_tokens, TINY.text_dim))
@@ -219,6 +220,33 @@ def test_a_player_that_breaks_costs_its_session_only(path: Path, caplog: pytest.
             client.ask(noise(0), 14)
     assert caplog.text.count("closed: the player failed") == 1
     assert "out of luck" in caplog.text
+
+
+def test_a_player_that_cannot_warm_up_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    class Cold(EchoPlayer):
+        def warm_up(self) -> None:
+            raise RuntimeError("no kernel image")
+
+    told: list[bool] = []
+    worker = Worker()
+    worker.start([EchoPlayer(), Cold()], told.append)
+    wait_until(lambda: told == [False], "the failure is reported")
+    assert worker.stop(60)
+    assert "no kernel image" in caplog.text
+
+
+def test_a_recording_that_cannot_be_written_costs_only_itself(
+    path: Path, policy_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    size = (TINY.frame_height, TINY.frame_width)
+    recorder = SessionRecorder(tmp_path / "recordings", size)
+    player = policy_player(policy_folder, recorder=recorder)  # type: ignore[arg-type]
+    with serving(path, [player]), connect(path) as client:
+        client.ask(noise(0), 0)
+        recorder.add(noise(0, (2, 2)), Action(), "", None)  # as a full disk: the writer refuses
+        client.ask(noise(0), 1)
+    assert "the recording of this session is given up" in caplog.text
+    assert list((tmp_path / "recordings").iterdir()) == []
 
 
 # ------------------------------------------------------------------ forgetting, instructions, playback
