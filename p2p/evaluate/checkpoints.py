@@ -6,10 +6,12 @@ header names its length, a .ckpt is a zip whose directory comes last, a run's st
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,12 +44,46 @@ class Checkpoint:
 
     def missing(self) -> str | None:
         """Why it is not whole yet, or None."""
-        if self.kind == ORIGINAL:
-            return _missing_of_original(self.path)
-        if self.kind == POLICY:
-            return _missing_of_policy(self.path)
-        absent = [name for name in (_METADATA, _CONFIG) if not (self.path / name).is_file()]
-        return f"{', '.join(absent)} is missing" if absent else None
+        folder = self.path.parent if self.kind == ORIGINAL else self.path
+        absent = missing_names(self.kind, {path.name for path in folder.iterdir()})
+        if absent is None and self.kind == ORIGINAL:
+            return None if zipfile.is_zipfile(self.path) else "it is not a whole zip file"
+        if absent is None and self.kind == POLICY:
+            return _missing_weights(self.path / _WEIGHTS)
+        return absent
+
+
+def missing_names(kind: str, names: Set[str]) -> str | None:
+    """Which of the files that a checkpoint of this kind needs are not among `names` of its folder, in words."""
+    needed = {RUN: (_METADATA, _CONFIG), POLICY: (_WEIGHTS, _CONFIG), ORIGINAL: (_ORIGINAL_CONFIG,)}[kind]
+    absent = [name for name in needed if name not in names]
+    return f"{', '.join(absent)} is missing" if absent else None
+
+
+def kind_of(folder: str, names: Set[str]) -> str | None:
+    """The kind of checkpoint that a folder of this name with these files is, or None."""
+    if _WEIGHTS in names:
+        return POLICY
+    return RUN if _STEP_FOLDER.match(folder) else None
+
+
+def step_of(name: str) -> int | None:
+    """The number of updates that a name tells."""
+    match = _STEP.search(name)
+    return int(match[1]) if match else None
+
+
+class LocalFolder:
+    """A folder on this machine that holds checkpoints; `RemoteFolder` has the same methods."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def find(self) -> list[Checkpoint]:
+        return find_checkpoints(self.folder)
+
+    def fetch(self, checkpoint: Checkpoint, scratch: Path) -> Checkpoint:
+        return checkpoint
 
 
 def find_checkpoints(folder: Path) -> list[Checkpoint]:
@@ -74,31 +110,13 @@ def _visible(folder: Path) -> list[Path]:
 def _checkpoint_at(path: Path, folder: Path) -> Checkpoint | None:
     name = str(path.relative_to(folder)) if path != folder else path.resolve().name
     if path.suffix == ".ckpt":
-        return Checkpoint(path, ORIGINAL, _step_of(path.name), name)
-    if _STEP_FOLDER.match(path.name) and path.is_dir() and not (path / _WEIGHTS).exists():
-        return Checkpoint(path, RUN, _step_of(path.name), name)
-    if (path / _WEIGHTS).is_file():
-        return Checkpoint(path, POLICY, _step_of(path.name), name)
-    return None
+        return Checkpoint(path, ORIGINAL, step_of(path.name), name)
+    kind = kind_of(path.name, {entry.name for entry in path.iterdir()}) if path.is_dir() else None
+    return None if kind is None else Checkpoint(path, kind, step_of(path.name), name)
 
 
-def _step_of(name: str) -> int | None:
-    match = _STEP.search(name)
-    return int(match[1]) if match else None
-
-
-def _missing_of_original(path: Path) -> str | None:
-    if not (path.parent / _ORIGINAL_CONFIG).is_file():
-        return f"{_ORIGINAL_CONFIG} is missing beside it"
-    return None if zipfile.is_zipfile(path) else "it is not a whole zip file"
-
-
-def _missing_of_policy(path: Path) -> str | None:
-    import json
-
-    if not (path / _CONFIG).is_file():
-        return f"{_CONFIG} is missing"
-    with open(path / _WEIGHTS, "rb") as file:
+def _missing_weights(path: Path) -> str | None:
+    with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = file.read(length) if length < 2**30 else b""
         size = file.seek(0, 2)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FRAME_PX, PANEL_PX, CAPTION_PX = 480, 320, 60
 _BACK, _TEXT, _DIM, _UP = (24, 26, 30), (232, 232, 232), (140, 144, 152), (58, 62, 70)
 RECORDED_RGB, PREDICTED_RGB = (255, 190, 60), (90, 180, 255)
-_ROW_PX, _COLUMN_PX = 28, 84
+_LARGEST_ROW_PX, _ROWS_PX, _COLUMN_PX = 28, 380, 84
 
 
 def drawn_frames(clip: Clip) -> Iterator[NDArray[np.uint8]]:
@@ -41,16 +41,19 @@ def draw_frame(clip: Clip, index: int, names: list[str]) -> NDArray[np.uint8]:
     columns: list[tuple[str, tuple[int, int, int], Action | None]] = [("recorded", RECORDED_RGB, clip.recorded[index])]
     if clip.predicted is not None:
         columns.append(("predicted", PREDICTED_RGB, predicted))
-    left = FRAME_PX + 110
+    left, row_px = FRAME_PX + 110, min(_LARGEST_ROW_PX, _ROWS_PX // max(len(names), 1))
+    mouse_y = 50 + len(names) * row_px + 40
     for column, (title, colour, action) in enumerate(columns):
         x = left + column * (_COLUMN_PX + 10)
         pen.text((x, 12), title, fill=colour, font=font)
         for row, name in enumerate(names):
-            _lamp(pen, (x, 40 + row * _ROW_PX), colour, action is not None and name in _held(action))
-        _mouse(pen, (x + _COLUMN_PX // 2, 60 + len(names) * _ROW_PX + 40), colour, action, font)
+            box = (x, 40 + row * row_px, x + _COLUMN_PX, 40 + row * row_px + row_px - 6)
+            lit = action is not None and name in _held(action)
+            pen.rounded_rectangle(box, radius=4, fill=colour if lit else _UP)
+        _mouse(pen, (x + _COLUMN_PX // 2, mouse_y), colour, action, font)
     for row, name in enumerate(names):
-        pen.text((FRAME_PX + 14, 41 + row * _ROW_PX), name, fill=_TEXT, font=font)
-    pen.text((FRAME_PX + 14, 60 + len(names) * _ROW_PX + 32), "mouse", fill=_TEXT, font=font)
+        pen.text((FRAME_PX + 14, 40 + row * row_px + row_px // 2 - 3), name, fill=_TEXT, font=font, anchor="lm")
+    pen.text((FRAME_PX + 14, mouse_y), "mouse", fill=_TEXT, font=font, anchor="lm")
     seconds = (clip.start + index) / clip.frame_rate_hz
     state = f"frame {clip.start + index}   {seconds:.2f} s   actions of: {clip.who[index]}"
     pen.text((10, FRAME_PX + 8), state, fill=_DIM, font=font)
@@ -60,11 +63,6 @@ def draw_frame(clip: Clip, index: int, names: list[str]) -> NDArray[np.uint8]:
 
 def _held(action: Action) -> set[str]:
     return {*action.keys, *(f"mouse {button}" for button in action.buttons)}
-
-
-def _lamp(pen: Any, corner: tuple[int, int], colour: tuple[int, int, int], lit: bool) -> None:
-    x, y = corner
-    pen.rounded_rectangle((x, y, x + _COLUMN_PX, y + 20), radius=5, fill=colour if lit else _UP)
 
 
 def _mouse(pen: Any, centre: tuple[int, int], colour: tuple[int, int, int], action: Action | None, font: Any) -> None:

@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from p2p.evaluate.checkpoints import RUN, Checkpoint, export_run_checkpoint, find_checkpoints
+from p2p.evaluate.checkpoints import RUN, Checkpoint, LocalFolder, export_run_checkpoint
 from p2p.evaluate.console import say
 
 if TYPE_CHECKING:
     from p2p.evaluate.metrics import Estimate
+    from p2p.evaluate.remote import RemoteFolder
     from p2p.evaluate.scoring import Batch
     from p2p.model import Policy
 
@@ -112,7 +113,13 @@ class Results:
 class Validator:
     """Evaluates what is new and whole; keeps streams open between checkpoints of one architecture."""
 
-    def __init__(self, folder: Path, out: Path, options: Options, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        folder: LocalFolder | RemoteFolder,
+        out: Path,
+        options: Options,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.folder, self.options, self.clock = folder, options, clock
         self.results = Results(out / RESULTS_NAME)
         self.curve = out / CURVE_NAME
@@ -123,7 +130,7 @@ class Validator:
     def candidates(self) -> list[Checkpoint]:
         """Checkpoints within the bounds of steps; one whose name does not tell its step is always in."""
         low, high = self.options.min_steps, self.options.max_steps
-        found = find_checkpoints(self.folder)
+        found = self.folder.find()
         return [c for c in found if c.step is None or (c.step >= low and (high is None or c.step <= high))]
 
     def run_pass(self) -> tuple[int, list[str]]:
@@ -162,9 +169,10 @@ class Validator:
 
         with tempfile.TemporaryDirectory(prefix="p2p-validate-") as scratch:
             try:
-                path = checkpoint.path
+                local = self.folder.fetch(checkpoint, Path(scratch) / "fetched")
+                path = local.path
                 if checkpoint.kind == RUN:
-                    path = export_run_checkpoint(checkpoint, Path(scratch) / "policy")
+                    path = export_run_checkpoint(local, Path(scratch) / "policy")
                 policy = open_policy(path, self.options.device)
             except ValueError as error:
                 return str(error)
@@ -260,7 +268,7 @@ def draw_curve(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="run folder, or folder with checkpoints, policies or .ckpt files")
+    parser.add_argument("folder", help="run folder, or folder (s3:// prefix) with checkpoints, policies or .ckpt files")
     parser.add_argument(
         "--data", action="append", help="stream, several times if you like (default: the recipe's data.val)"
     )
@@ -270,12 +278,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chunks", type=int, help="evaluate on the first N chunks of each stream only")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--device", default=None, help="cpu or cuda (default: cuda when there is one)")
-    parser.add_argument("--out", type=Path, help="where the results go (default: the folder itself)")
+    parser.add_argument(
+        "--out", type=Path, help="where the results go (default: the folder; of s3://, ./NAME-validation)"
+    )
     parser.add_argument("--interval-s", type=float, default=10.0, help="pause between looks (default 10)")
     parser.add_argument("--patience-s", type=float, default=60.0, help="give up on one that stays half-written so long")
 
 
-def data_of_recipe(folder: Path) -> list[str]:
+def open_folder(location: str, out: Path | None) -> tuple[LocalFolder | RemoteFolder, Path]:
+    """Where the checkpoints are, and the folder for the results."""
+    if "://" not in location:
+        return LocalFolder(Path(location)), out or Path(location)
+    from p2p.evaluate.remote import RemoteFolder
+
+    return RemoteFolder(location), out or Path(f"{location.rstrip('/').rpartition('/')[2]}-validation")
+
+
+def data_of_recipe(location: str) -> list[str]:
     """The validation streams that the recipe.yaml of a run folder names.
 
     Raises:
@@ -283,6 +302,7 @@ def data_of_recipe(folder: Path) -> list[str]:
     """
     from p2p.config import read_yaml
 
+    folder = Path(location)
     if not (folder / RECIPE_NAME).is_file():
         raise ValueError(f"{folder} has no {RECIPE_NAME} that would name the data; write --data STREAM")
     named = read_yaml(folder / RECIPE_NAME).get("data", {}).get("val")
@@ -317,6 +337,7 @@ def start_tracking(folder: Path) -> Callable[[dict[str, Any]], None] | None:
 def run(args: argparse.Namespace) -> int:
     if args.batch_size < 1 or args.interval_s <= 0:
         raise ValueError(f"--batch-size {args.batch_size} --interval-s {args.interval_s}: both must be positive")
+    folder, out = open_folder(args.folder, args.out)
     options = Options(
         data=tuple(args.data or data_of_recipe(args.folder)),
         num_chunks=args.chunks,
@@ -327,8 +348,8 @@ def run(args: argparse.Namespace) -> int:
         interval_s=args.interval_s,
         patience_s=args.patience_s,
     )
-    validator = Validator(args.folder, args.out or args.folder, options)
-    validator.tracker = start_tracking(args.folder)
+    validator = Validator(folder, out, options)
+    validator.tracker = start_tracking(out)
     pause = threading.Event()
     while True:
         num_done, waiting = validator.run_pass()

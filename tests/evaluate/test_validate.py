@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from p2p.cli import main
-from p2p.evaluate.checkpoints import ORIGINAL, POLICY, RUN, find_checkpoints
+from p2p.evaluate.checkpoints import ORIGINAL, POLICY, RUN, LocalFolder, find_checkpoints
+from p2p.evaluate.remote import RemoteFolder
 from p2p.evaluate.validate import RESULTS_NAME, Options, Validator
 from p2p.model import load_policy
+from tests.s3 import S3Server
 
 
 def options(stream: Path, **changes: object) -> Options:
@@ -66,13 +68,13 @@ def test_a_checkpoint_is_evaluated_once_until_it_is_written_again(
     tmp_path: Path, policy_folder: Path, stream_folder: Path
 ) -> None:
     shutil.copytree(policy_folder, tmp_path / "step-5")
-    assert Validator(tmp_path, tmp_path, options(stream_folder)).run_pass() == (1, [])
+    assert Validator(LocalFolder(tmp_path), tmp_path, options(stream_folder)).run_pass() == (1, [])
     before = (tmp_path / RESULTS_NAME).stat().st_mtime_ns
-    assert Validator(tmp_path, tmp_path, options(stream_folder)).run_pass() == (0, [])
+    assert Validator(LocalFolder(tmp_path), tmp_path, options(stream_folder)).run_pass() == (0, [])
     assert (tmp_path / RESULTS_NAME).stat().st_mtime_ns == before
     shutil.copy(policy_folder / "model.safetensors", tmp_path / "step-5" / "again")
     (tmp_path / "step-5" / "again").rename(tmp_path / "step-5" / "model.safetensors")
-    assert Validator(tmp_path, tmp_path, options(stream_folder)).run_pass() == (1, [])
+    assert Validator(LocalFolder(tmp_path), tmp_path, options(stream_folder)).run_pass() == (1, [])
     assert len(results(tmp_path)) == 1  # the new result replaces the old one
 
 
@@ -89,7 +91,7 @@ def test_half_written_checkpoints_are_waited_for_and_given_up_in_the_end(
     (tmp_path / "step-7" / "model.safetensors").write_bytes(weights[: len(weights) // 2])
     step = write_step(policy_folder, tmp_path, 20)
     (step / ".metadata").rename(step / "late")
-    validator = Validator(tmp_path, tmp_path, options(stream_folder), clock=lambda: now[0])
+    validator = Validator(LocalFolder(tmp_path), tmp_path, options(stream_folder), clock=lambda: now[0])
     num_done, waiting = validator.run_pass()
     assert num_done == 0
     assert len(waiting) == 3
@@ -105,7 +107,7 @@ def test_half_written_checkpoints_are_waited_for_and_given_up_in_the_end(
 def test_bounds_leave_checkpoints_out(tmp_path: Path, policy_folder: Path, stream_folder: Path) -> None:
     for step in (1, 2, 3, 4):
         shutil.copytree(policy_folder, tmp_path / f"step-{step}")
-    validator = Validator(tmp_path, tmp_path, options(stream_folder, min_steps=2, max_steps=3))
+    validator = Validator(LocalFolder(tmp_path), tmp_path, options(stream_folder, min_steps=2, max_steps=3))
     assert [c.step for c in validator.candidates()] == [2, 3]
 
 
@@ -145,6 +147,29 @@ def test_weights_that_do_not_fit_are_reported_and_left_out(
     shutil.copytree(policy_folder, tmp_path / "step-1")
     text = (tmp_path / "step-1" / "config.yaml").read_text().replace("dim: 32\n", "dim: 64\n", 1)
     (tmp_path / "step-1" / "config.yaml").write_text(text)
-    validator = Validator(tmp_path, tmp_path, options(stream_folder, patience_s=-1.0))
+    validator = Validator(LocalFolder(tmp_path), tmp_path, options(stream_folder, patience_s=-1.0))
     validator.run_pass()
     assert validator.run_pass() == (0, [])
+
+
+def test_an_object_store_is_validated_like_a_folder(
+    mixed: Path, stream_folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path_factory.mktemp("results")
+    server = S3Server(tmp_path_factory.mktemp("s3"))
+    try:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        url, client = server.make_bucket("runs") + "/tiny", server.client()
+        files = sorted(path for path in mixed.rglob("*") if path.is_file() and path.name != ".metadata")
+        for path in files:
+            client.upload_file(str(path), "runs", f"tiny/{path.relative_to(mixed)}")
+        validator = Validator(RemoteFolder(url), out, options(stream_folder))
+        assert validator.run_pass() == (2, ["checkpoints/step-00000030"])  # its metadata is not there yet
+        metadata = mixed / "checkpoints" / "step-00000030" / ".metadata"
+        client.upload_file(str(metadata), "runs", f"tiny/{metadata.relative_to(mixed)}")
+        assert validator.run_pass() == (1, [])
+        assert Validator(RemoteFolder(url), out, options(stream_folder)).run_pass() == (0, [])
+    finally:
+        server.close()
+    assert {row["kind"] for row in results(out)} == {ORIGINAL, POLICY, RUN}
