@@ -24,6 +24,7 @@ from streaming.base.sampling import get_sampling
 from p2p.actions import ActionSpace
 from p2p.data.assemble import ChunkReader, TextOptions
 from p2p.data.chunks import epoch_generator, epoch_starts, kept_starts, last_phase
+from p2p.data.shared_memory import remove_stale_shared_memory
 from p2p.data.stream import GameplayStream, ShardError
 from p2p.format import RecordingEntry, Segment, decode_segment
 
@@ -97,6 +98,7 @@ class GameplayDataset(StreamingDataset):
         self._process = os.getpid()
         self._failure: BaseException | None = None
         self._segments: OrderedDict[tuple[int, int], Segment] = OrderedDict()
+        remove_stale_shared_memory()
         super().__init__(streams=list(streams), batch_size=batch_size, **others)
         self._order = self._recording_order()
         if self._unique_rank_world.is_local_leader:
@@ -265,6 +267,17 @@ class GameplayDataset(StreamingDataset):
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
+
+    def _ready_thread(self, it: _Iterator) -> None:
+        """Let the consumer follow the thread that prepares shards.
+
+        StreamingDataset's waits here until shards are present, without an end when one was evicted meanwhile or
+        its worker died. `get_item` waits itself, with a limit.
+        """
+        while not it.should_exit() and it.ready_index != it.total and not self._event.is_set():
+            it.ready_index = it.prepare_index
+            time.sleep(TICK)
+        it.on_exit()
 
     def _each_sample_id(self, it: _Iterator) -> Iterator[int]:
         """As StreamingDataset's, but a failure in the background is raised and waiting ends."""

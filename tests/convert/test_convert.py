@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def stored_segments(stream: Path, with_annotation: bool = False) -> list[Segment
         content = (stream / shard["raw_data"]["basename"]).read_bytes()
         (count,) = np.frombuffer(content[:4], "<u4")
         offsets = np.frombuffer(content[4 : 4 + 4 * (count + 1)], "<u4").tolist()
-        for begin, end in zip(offsets, offsets[1:], strict=False):
+        for begin, end in pairwise(offsets):
             segments.append(decode_segment(content[begin:end], with_annotation))
     return segments
 

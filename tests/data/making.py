@@ -74,15 +74,14 @@ def _write_video(
 def annotation(
     num_annotations: int, taken: str = "user", game: str = "doom", seed: int = 0
 ) -> messages.VideoAnnotation:
-    """`taken`: "user", "system", "nothing", or one letter (u, s, n) per annotation."""
+    """`taken`: "user", "system" or "nothing" for all annotations."""
     rng = np.random.default_rng(seed)
     made = messages.VideoAnnotation()
     made.metadata.id, made.metadata.env.env = "some-id", game
-    letters = taken if len(taken) == num_annotations else taken[0] * num_annotations
-    for letter in letters:
+    for _ in range(num_annotations):
         frame = made.frame_annotations.add()
-        for kind, action in (("u", frame.user_action), ("s", frame.system_action)):
-            action.is_known = letter == kind
+        for kind, action in (("user", frame.user_action), ("system", frame.system_action)):
+            action.is_known = taken == kind
             action.keyboard.keys.extend(rng.choice(["w", "a", "s", "d", "Space", "F5"], 2).tolist())
             action.mouse.mouse_delta_px.x, action.mouse.mouse_delta_px.y = rng.integers(-20, 20, 2).tolist()
             action.mouse.buttons_down.extend(["0"][: int(rng.integers(2))])
