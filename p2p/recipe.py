@@ -227,6 +227,11 @@ class Recipe:
             self.precision in PRECISIONS, f"precision is {self.precision!r}; choose one of {', '.join(PRECISIONS)}"
         )
         _require(self.seed >= 0, f"seed is {self.seed}; it must be 0 or more")
+        _require(
+            self.image_weights is None or self.policy.image_encoder == "efficientnet_b0",
+            f"image_weights is {self.image_weights!r}, but they are for policy.image_encoder efficientnet_b0, "
+            f"not {self.policy.image_encoder}",
+        )
 
     @property
     def run_path(self) -> Path:

@@ -6,9 +6,7 @@ seeds and learning rates are functions of the update's number, so a resumed run 
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +24,7 @@ from torch.distributed.tensor import DTensor
 from p2p.recipe import OptimizerConfig, ScheduleConfig, parse_duration
 from p2p.train.composer_policy import COUNTS_KEY
 from p2p.train.flops import StepCost
+from p2p.train.metrics_file import MetricsFile
 from p2p.train.optim import lr_factor
 from p2p.train.parallel import reduction_gain
 
@@ -171,36 +170,6 @@ class SharedStatistics(Callback):
 
 
 # ------------------------------------------------------------------ report
-
-
-class MetricsFile:
-    """metrics.jsonl: one JSON object a line, each update at most once, also after a crash."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def drop_after(self, step: int) -> None:
-        """Forget what is later than the update that a run resumes from, and a torn last line."""
-        if not self.path.exists():
-            return
-        kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= step]
-        temporary = self.path.with_suffix(".tmp")
-        with open(temporary, "w") as file:
-            file.writelines(line + "\n" for line in kept)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.path)
-
-    def append(self, entry: dict[str, Any]) -> None:
-        with open(self.path, "a") as file:
-            file.write(json.dumps(entry) + "\n")
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
 
 
 class Report(Callback):

@@ -15,8 +15,6 @@ from p2p.recipe import Recipe, load_recipe, save_recipe
 if TYPE_CHECKING:
     from composer import Trainer
 
-    from p2p.model.policy import Policy
-
 log = logging.getLogger(__name__)
 
 USER_ERROR = 2
@@ -36,8 +34,19 @@ def main(argv: Sequence[str]) -> int:
     except (ValueError, OSError) as error:
         print(f"p2p: error: {error}", file=sys.stderr)
         return USER_ERROR
-    fit(recipe, trainer)
+    from p2p.data.stream import ShardError
+
+    try:
+        fit(recipe, trainer)
+    except (ShardError, OSError) as error:  # damaged or unreachable shards, a full disk, an upload that failed
+        print(f"p2p: error: {_last_line(error)}", file=sys.stderr)
+        return USER_ERROR
     return 0
+
+
+def _last_line(error: Exception) -> str:
+    """The message itself; a loader's worker puts its traceback in front of it."""
+    return str(error).strip().splitlines()[-1]
 
 
 def set_up_logging() -> None:
@@ -66,6 +75,7 @@ def build(recipe: Recipe) -> Trainer:
     from p2p.train.loaders import build_evaluators, build_train_data, chunks_per_process
     from p2p.train.optim import build_optimizer
     from p2p.train.parallel import fsdp_config, parallelize
+    from p2p.train.start import build_policy
 
     device = get_device(None)
     _share_cores()
@@ -137,30 +147,15 @@ def export(recipe: Recipe) -> None:
     log.info("policy of step %d: %s", step, folder)
 
 
-def build_policy(recipe: Recipe, meta: bool) -> Policy:
-    """The policy with its start weights; on the meta device it gets them from process 0 when it is sharded."""
-    import torch
-
-    from p2p.model.policy import Policy
-    from p2p.model.weights import check_tensors, load_policy
-
-    if meta:
-        with torch.device("meta"):
-            return Policy(recipe.policy)
-    torch.manual_seed(recipe.seed)
-    policy = Policy(recipe.policy)
-    if recipe.init_from is not None:
-        tensors = load_policy(recipe.init_from).state_dict()
-        check_tensors(policy.state_dict(), tensors, f"init_from {recipe.init_from}")
-        policy.load_state_dict(tensors)
-    return policy
-
-
 def _check_inputs(recipe: Recipe) -> None:
-    """What can be checked in a moment, before the slow imports."""
+    """What can be checked before the slow imports."""
     from p2p.train.paths import check_paths
 
     check_paths(recipe)
+    if os.environ.get("RANK", "0") == "0":
+        from p2p.train.start import check_start
+
+        check_start(recipe)
 
 
 def _share_cores() -> None:

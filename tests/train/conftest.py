@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-HERE = Path(__file__).parent
+from tests.train.zygote import Zygote
 
 # Seven updates an epoch on 450 frames; no dropout, so that any number of processes gives the same losses.
 SMALL_RUN = [
@@ -25,17 +23,6 @@ SMALL_RUN = [
     "data.corruption={}",
     "eval.max_batches=1",
 ]
-
-
-def load_module(name: str) -> Any:
-    """A helper of this folder; pytest's importlib mode has no package for it."""
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
 
 
 @pytest.fixture(scope="session")
@@ -60,8 +47,8 @@ def small_run(shards: Path) -> Callable[..., list[str]]:
 
 
 @pytest.fixture(scope="session")
-def zygote(repository: Path) -> Iterator[Any]:
-    zygote = load_module("zygote").Zygote(repository)
+def zygote(repository: Path) -> Iterator[Zygote]:
+    zygote = Zygote(repository)
     yield zygote
     zygote.close()
 

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from tests.train.zygote import Zygote
+
 PROGRAM = Path(__file__).parent / "programs" / "gradients.py"
 
 
 @pytest.fixture(scope="module")
-def results(zygote: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def results(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """By name: one process with the whole batch and with microbatches of 1; two with unequal microbatches of 3."""
     folder = tmp_path_factory.mktemp("gradients")
     one = [str(folder / "whole.pt"), "6", str(folder / "single.pt"), "1"]

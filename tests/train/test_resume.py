@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from p2p.model.weights import load_policy
+from tests.train.zygote import Zygote
 
 Metrics = dict[int, dict[str, Any]]
 STEPS = 16
@@ -25,7 +26,7 @@ def assert_same(metrics: Metrics, reference: Metrics, steps: range) -> None:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(zygote: Any, small_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(zygote: Zygote, small_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("uninterrupted") / "run"
     argv = small_run(folder, f"max_duration={STEPS}ba", SAVES, "ema_half_life=5")
     zygote.start(argv, folder.parent / "log").wait()
@@ -33,7 +34,7 @@ def uninterrupted(zygote: Any, small_run: Any, tmp_path_factory: pytest.TempPath
 
 
 def test_killed_twice_and_resumed_by_two_processes_and_by_one_it_ends_the_same(
-    zygote: Any, small_run: Any, read_metrics: Callable[[Path], Metrics], uninterrupted: Path, tmp_path: Path
+    zygote: Zygote, small_run: Any, read_metrics: Callable[[Path], Metrics], uninterrupted: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     argv = small_run(folder, f"max_duration={STEPS}ba", SAVES, "ema_half_life=5")
@@ -58,7 +59,7 @@ def test_killed_twice_and_resumed_by_two_processes_and_by_one_it_ends_the_same(
 
 
 def test_a_finished_run_goes_on_from_the_end_of_an_epoch_when_it_is_made_longer(
-    zygote: Any, small_run: Any, read_metrics: Callable[[Path], Metrics], uninterrupted: Path, tmp_path: Path
+    zygote: Zygote, small_run: Any, read_metrics: Callable[[Path], Metrics], uninterrupted: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     for steps in (7, 7, 9):  # seven updates are an epoch; the second time there is nothing left to do
@@ -72,7 +73,7 @@ def test_a_finished_run_goes_on_from_the_end_of_an_epoch_when_it_is_made_longer(
 
 
 def test_an_incomplete_checkpoint_is_passed_over(
-    zygote: Any, small_run: Any, read_metrics: Callable[[Path], Metrics], uninterrupted: Path, tmp_path: Path
+    zygote: Zygote, small_run: Any, read_metrics: Callable[[Path], Metrics], uninterrupted: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     zygote.start(small_run(folder, "max_duration=6ba", SAVES), tmp_path / "log").wait()

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 TIMEOUT_S = 120.0
 
@@ -74,11 +75,24 @@ class Zygote:
         assert answer, "the zygote ended"
         return list(json.loads(answer))
 
-    def start(self, argv: list[str], log: Path, processes: int = 1, program: Path | None = None) -> Run:
+    def start(
+        self,
+        argv: list[str],
+        log: Path,
+        processes: int = 1,
+        program: Path | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> Run:
         """`composer -n PROCESSES launch ARGV`, or another program with a main(argv) instead of launch."""
         self.count += 1
-        order = {"start": self.count, "argv": argv, "processes": processes, "log": str(log), "port": free_port()}
-        order["program"] = str(program or "launch")
+        order: dict[str, object] = {
+            "start": self.count,
+            "argv": argv,
+            "processes": processes,
+            "log": str(log),
+            "port": free_port(),
+        }
+        order |= {"program": str(program or "launch"), "environment": environment or {}}
         return Run(self, self.count, self.request(order), log)
 
     def close(self) -> None:
@@ -111,12 +125,13 @@ def serve() -> None:
         answers.flush()
 
 
-def fork_rank(order: dict[str, object], rank: int) -> int:
+def fork_rank(order: dict[str, Any], rank: int) -> int:
     pid = os.fork()
     if pid:
         return pid
     os.setsid()
     world = str(order["processes"])
+    os.environ |= order["environment"]
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
     os.environ |= {"NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(order["port"])}
     log = os.open(str(order["log"]), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -126,7 +141,7 @@ def fork_rank(order: dict[str, object], rank: int) -> int:
     status = 1
     try:
         status = runpy.run_path(str(order["program"]))["main"](order["argv"])
-    except BaseException:
+    except BaseException:  # noqa: BLE001 (whatever it was, it belongs into the log)
         import traceback
 
         traceback.print_exc()

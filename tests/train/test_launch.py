@@ -1,0 +1,102 @@
+"""`composer launch RECIPE` as it is typed, and what it says about mistakes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from p2p.config import PolicyConfig
+from p2p.model.policy import Policy
+from p2p.model.weights import load_policy, save_policy
+from p2p.train.export import read_tensors
+from p2p.train.run import USER_ERROR, main
+
+Metrics = dict[int, dict[str, Any]]
+
+
+def test_two_processes_train_as_typed_and_leave_a_policy(
+    repository: Path, small_run: Any, read_metrics: Callable[[Path], Metrics], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    composer = str(Path(sys.executable).with_name("composer"))
+    command = [composer, "-n", "2", "launch", *small_run(folder, "max_duration=3ba", "ema_half_life=2")]
+    result = subprocess.run(
+        command, cwd=repository, capture_output=True, text=True, timeout=280, env={**os.environ, "WANDB_API_KEY": ""}
+    )
+    assert result.returncode == 0, result.stderr
+    assert "step 3/3  loss" in result.stderr
+    assert "frames/s  ETA 0:00:00" in result.stderr
+    checkpoint = folder / "checkpoints" / "step-00000003"
+    assert {path.name for path in checkpoint.iterdir()} == {".metadata", "config.yaml", "__0_0.distcp", "__1_0.distcp"}
+    entry = read_metrics(folder)[3]
+    expected = {"loss", "cross_entropy", "z_loss", "lr", "grad_norm", "frames_per_s", "tokens_per_s", "wait_s"}
+    assert expected | {"perplexity_keys", "val/loss", "val/perplexity", "val/perplexity_mouse_y"} <= set(entry)
+    assert entry["val/loss"] < 10
+
+    policy = load_policy(folder / "policy")
+    assert policy.config.dim == 32
+    average, weights = read_tensors(checkpoint), read_tensors(checkpoint, raw=True)
+    for name, tensor in policy.state_dict().items():
+        torch.testing.assert_close(tensor, average[name], rtol=0, atol=0)
+    assert not torch.equal(average["heads.keys.weight"], weights["heads.keys.weight"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["max_duratoin=2ba"], "unknown key 'max_duratoin'; did you mean 'max_duration'?"),
+        (["data.train=absent"], "data.train is 'absent': no such folder"),
+        (["data.train=tests"], "data.train is 'tests': it has no index.json"),
+        (["data.train=null"], "data.train is not set"),
+        (["data.val={hard: absent}"], "data.val.hard is 'absent': no such folder"),
+        (["init_from=absent"], "absent is no policy folder: config.yaml is missing"),
+        (["image_weights=absent.pth"], "image_weights is 'absent.pth', but they are for policy.image_encoder"),
+    ],
+)
+def test_a_mistake_is_one_line_and_an_exit_status(
+    repository: Path,
+    small_run: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    overrides: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(repository)
+    assert main(small_run(tmp_path / "run", "max_duration=1ba", *overrides)) == USER_ERROR
+    error = capsys.readouterr().err
+    assert error.startswith("p2p: error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_start_weights_of_another_shape_are_refused_and_named(
+    repository: Path,
+    small_run: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = PolicyConfig(
+        dim=64,
+        num_layers=2,
+        num_heads=4,
+        num_timesteps=16,
+        attention_history=8,
+        image_encoder="small_cnn",
+        decoder_num_layers=1,
+    )
+    save_policy(Policy(config), tmp_path / "other")
+    monkeypatch.chdir(repository)
+    assert main(small_run(tmp_path / "run", "max_duration=1ba", f"init_from={tmp_path / 'other'}")) == USER_ERROR
+    error = capsys.readouterr().err
+    assert error.startswith(f"p2p: error: init_from {tmp_path / 'other'}: the weights do not fit the configuration")
+    assert "has shape" in error

@@ -1,0 +1,115 @@
+"""The small parts of training: learning rate, corrupted histories, the metrics file, start weights, checkpoints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from p2p.actions import ActionSpace
+from p2p.config import PolicyConfig
+from p2p.recipe import CorruptionConfig, Recipe, ScheduleConfig
+from p2p.train.checkpoints import newest_local, prune
+from p2p.train.corruption import corrupt_history
+from p2p.train.metrics_file import MetricsFile
+from p2p.train.optim import lr_factor
+from p2p.train.start import build_policy, check_start
+
+SPACE = ActionSpace()
+
+
+def test_the_learning_rate_warms_up_and_decays_to_its_final_share() -> None:
+    cosine = ScheduleConfig("cosine", warmup=30, final=0.05)
+    factors = [lr_factor(cosine, step, 600) for step in range(601)]
+    assert factors[0] == pytest.approx(1 / 31)
+    assert factors[:30] == sorted(factors[:30])
+    assert factors[30] == 1.0
+    assert factors[30:] == sorted(factors[30:], reverse=True)
+    assert factors[600] == pytest.approx(0.05)
+    linear = ScheduleConfig("linear", warmup=0, final=0.5)
+    assert lr_factor(linear, 50, 100) == pytest.approx(0.75)
+    assert {lr_factor(ScheduleConfig(), step, 100) for step in range(100)} == {1.0}
+
+
+def actions(num_chunks: int, num_timesteps: int) -> torch.Tensor:
+    torch.manual_seed(0)
+    shape = (num_chunks, num_timesteps)
+    return torch.stack([torch.randint(v, shape) for v in SPACE.num_choices], dim=-1)
+
+
+def test_corruption_changes_about_its_share_of_timesteps_as_whole_actions() -> None:
+    given = actions(20, 100)
+    history = corrupt_history(given, CorruptionConfig(replace=0.3, nothing=0.2), SPACE)
+    nothing = torch.as_tensor(SPACE.nothing)
+    kept = (history == given).all(-1)
+    silent = (history == nothing).all(-1)
+    assert float(kept.float().mean()) == pytest.approx(0.5, abs=0.05)
+    assert float(silent.float().mean()) == pytest.approx(0.2, abs=0.05)
+    known = {tuple(action) for action in given.reshape(-1, 8).tolist()} | {tuple(nothing.tolist())}
+    assert {tuple(action) for action in history.reshape(-1, 8).tolist()} <= known
+
+
+def test_a_dropped_history_is_nothing_from_end_to_end() -> None:
+    given = actions(400, 3)
+    history = corrupt_history(given, CorruptionConfig(drop_history=0.9), SPACE)
+    silent = (history == torch.as_tensor(SPACE.nothing)).all(-1)
+    assert set(silent.sum(1).tolist()) <= {0, 3}
+    assert float(silent.float().mean()) == pytest.approx(0.9, abs=0.05)
+
+
+def test_the_metrics_file_forgets_what_a_resumed_run_repeats_and_a_torn_line(tmp_path: Path) -> None:
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file.drop_after(3)
+    for step in range(1, 6):
+        file.append({"step": step})
+    with open(file.path, "a") as raw:
+        raw.write('{"step": 6, "lo')
+    file.drop_after(3)
+    file.append({"step": 4})
+    assert [json.loads(line)["step"] for line in file.path.read_text().splitlines()] == [1, 2, 3, 4]
+
+
+def test_the_image_encoder_starts_from_torchvisions_file(tmp_path: Path) -> None:
+    torchvision = pytest.importorskip("torchvision")
+    torch.manual_seed(1)
+    weights = torchvision.models.efficientnet_b0(weights=None).state_dict()
+    torch.save(weights, tmp_path / "b0.pth")
+    config = PolicyConfig(dim=32, num_layers=1, num_heads=2, frame_height=64, frame_width=64)
+    recipe = Recipe(name="x", policy=config, image_weights=str(tmp_path / "b0.pth"))
+    check_start(recipe)
+    state = build_policy(recipe, meta=False).state_dict()
+    loaded = [name for name in state if name.startswith("image_tokenizer.encoder.")]
+    assert len(loaded) > 100
+    for name in loaded:
+        assert torch.equal(state[name], weights["features." + name.removeprefix("image_tokenizer.encoder.")])
+
+
+def test_a_file_without_image_weights_is_refused(tmp_path: Path) -> None:
+    config = PolicyConfig(dim=32, num_layers=1, num_heads=2, frame_height=64, frame_width=64)
+    (tmp_path / "junk.pth").write_bytes(b"junk")
+    torch.save({"features.0.0.weight": torch.zeros(1)}, tmp_path / "few.pth")
+    for name, message in (("junk", "not a file of torch weights"), ("few", "missing: "), ("absent", "no such file")):
+        with pytest.raises(ValueError, match=message):
+            check_start(Recipe(name="x", policy=config, image_weights=str(tmp_path / f"{name}.pth")))
+
+
+def test_without_image_weights_the_loss_is_announced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    config = PolicyConfig(dim=32, num_layers=1, num_heads=2, frame_height=64, frame_width=64)
+    build_policy(Recipe(name="x", policy=config), meta=False)
+    assert "starts at random" in caplog.text
+
+
+def test_folders_without_a_whole_checkpoint_are_passed_over(tmp_path: Path) -> None:
+    assert newest_local(tmp_path / "absent") is None
+    (tmp_path / "step-00000004").mkdir()
+    (tmp_path / "step-00000005").mkdir()
+    (tmp_path / "step-00000005" / ".metadata").write_bytes(b"garbage")
+    (tmp_path / "other").mkdir()
+    assert newest_local(tmp_path) is None
+    prune(tmp_path, keep=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "step-00000005"]
