@@ -126,10 +126,11 @@ def _record_episode(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument("--game", required=True, help=f"one of {', '.join(GAMES)}")
+    parser.add_argument("--game", required=True, help=f"one of {', '.join(GAMES)}; with --window also program:COMMAND")
     length = parser.add_mutually_exclusive_group(required=True)
     length.add_argument("--episodes", type=int, help="how many episodes")
     length.add_argument("--hours", type=float, help="how many hours of game time, in whole episodes of full length")
+    parser.add_argument("--window", action="store_true", help="record a person who plays in a window, for --hours")
     parser.add_argument("--out", required=True, type=Path, help="folder of the recordings")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another seed records other episodes (%(default)s)")
@@ -149,8 +150,22 @@ def num_episodes(args: argparse.Namespace) -> int:
     return int(args.episodes)
 
 
+def run_window(args: argparse.Namespace) -> int:
+    """Record a person."""
+    from p2p.play.window import WindowSettings, record_person
+
+    if args.hours is None:
+        raise ValueError("--window records for a time: give --hours, such as --hours 0.5")
+    settings = WindowSettings(args.game, "", args.hours * 3600, args.seed, record=args.out)
+    folder, num_skipped = record_person(settings, say)
+    say(f"{folder}: recorded, {num_skipped} ticks were dropped")
+    return 0
+
+
 def run(args: argparse.Namespace) -> int:
     """Record, and say what is there now."""
+    if args.window:
+        return run_window(args)
     settings = RecordSettings(args.game, args.seed, args.disturbance, args.preset)
     if args.workers < 1:
         raise ValueError(f"--workers {args.workers}: expected 1 or more")

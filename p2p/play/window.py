@@ -4,7 +4,7 @@
     p2p play POLICY --game program:'crispy-doom -window -iwad /usr/share/games/doom/freedoom1.wad' --seconds 60
 
 Pixels are grabbed from the window at 20 Hz, keys and mouse go to it as real input events. When a person touches the
-keyboard or the mouse the model yields, and takes over again on F9.
+keyboard or the mouse the model yields, and takes over again on F9. `p2p record --window` records a person's play.
 """
 
 import os
@@ -25,7 +25,7 @@ from p2p.play.client import Client
 from p2p.play.games import FRAME_SIZE, Frame, GameInfo, game_info
 from p2p.play.overlay import VideoWriter, draw_action
 from p2p.play.person import PersonWatch
-from p2p.play.realtime import RealtimeLoop, TickStatistics
+from p2p.play.realtime import RealtimeLoop, Ticker, TickStatistics
 from p2p.play.reaper import mark_children
 from p2p.play.x11 import Eyes, Hands, find_window, focus, open_display, virtual_display
 from p2p.recording import RecordingWriter
@@ -219,25 +219,63 @@ def play_in_window(settings: WindowSettings, say: Callable[[str], None] = lambda
         ValueError: when the display, the program or its window cannot be had, or the server goes away.
     """
     with ExitStack() as stack:
-        name = os.environ.get("DISPLAY") or stack.enter_context(_own_display())
-        program = open_program(settings)
-        stack.callback(program.close)
-        connection = open_display(name)
-        stack.callback(connection.close)
-        window = find_window(connection, program.title, program.process)
-        geometry = window.get_geometry()
-        eyes = Eyes(name, window.id, geometry.width, geometry.height)
-        stack.callback(eyes.close)
-        hands = Hands(connection)
-        stack.callback(hands.release)
-        person = PersonWatch(name, hands)
-        stack.callback(person.close)
-        focus(connection, window)
-        say(f"display {name}, window {window.get_wm_name()!r}, {geometry.width} x {geometry.height}")
+        program, eyes, hands, person = _open(settings, stack, say)
         client = stack.enter_context(Client(settings.address))
         client.ask(resize(eyes.grab(), FRAME_SIZE, FRAME_SIZE))  # the server is awake before the clock starts
         hands.hold(Action(dx=1))  # the first motion after the focus is swallowed
         return _Session(settings, program, eyes, hands, person, client).run(stack)
+
+
+def record_person(settings: WindowSettings, say: Callable[[str], None] = lambda line: None) -> tuple[Path | None, int]:
+    """Record what a person does in the window for `seconds`; returns the recording and how many of its ticks were late.
+
+    Raises:
+        ValueError: as `play_in_window`.
+    """
+    assert settings.record is not None
+    with ExitStack() as stack:
+        program, eyes, _, person = _open(settings, stack, say)
+        seed, num_skipped = settings.seed, 0
+        program.new_episode(seed)
+        writer = stack.enter_context(_writer(settings.record, settings.game))
+        ticker = Ticker()
+        end_s = time.monotonic() + settings.seconds
+        while time.monotonic() < end_s:
+            frame = resize(eyes.grab(), FRAME_SIZE, FRAME_SIZE)
+            time.sleep(max(0.0, ticker.deadline_s - time.monotonic()))
+            num_skipped += ticker.advance()
+            writer.add(frame, person.update(), None)
+            if program.done:
+                seed += 1
+                program.new_episode(seed)
+    return writer.folder, num_skipped
+
+
+def _open(
+    settings: WindowSettings, stack: ExitStack, say: Callable[[str], None]
+) -> tuple[WindowedProgram, Eyes, Hands, PersonWatch]:
+    """The program in its window with the focus, and eyes, hands and a watch for it; all end with the stack."""
+    name = os.environ.get("DISPLAY") or stack.enter_context(_own_display())
+    program = open_program(settings)
+    stack.callback(program.close)
+    connection = open_display(name)
+    stack.callback(connection.close)
+    window = find_window(connection, program.title, program.process)
+    geometry = window.get_geometry()
+    eyes = Eyes(name, window.id, geometry.width, geometry.height)
+    stack.callback(eyes.close)
+    hands = Hands(connection)
+    stack.callback(hands.release)
+    person = PersonWatch(name, hands)
+    stack.callback(person.close)
+    focus(connection, window)
+    say(f"display {name}, window {window.get_wm_name()!r}, {geometry.width} x {geometry.height}")
+    return program, eyes, hands, person
+
+
+def _writer(folder: Path, game: str) -> RecordingWriter:
+    name = time.strftime("window-%Y%m%d-%H%M%S")
+    return RecordingWriter(folder / name, name, size=(FRAME_SIZE, FRAME_SIZE), game=game, preset="ultrafast")
 
 
 @contextmanager
@@ -270,7 +308,7 @@ class _Session:
     def run(self, stack: ExitStack) -> WindowReport:
         settings, report, program = self._settings, self._report, self._program
         film = stack.enter_context(VideoWriter(settings.video)) if settings.video else None
-        writer = self._writer(stack)
+        writer = stack.enter_context(_writer(settings.record, settings.game)) if settings.record else None
         seed, last = settings.seed, b""
         program.new_episode(seed)
         report.states.append(program.state())
@@ -311,13 +349,3 @@ class _Session:
             return done, None
         self._hands.hold(intended)
         return None, intended
-
-    def _writer(self, stack: ExitStack) -> RecordingWriter | None:
-        folder = self._settings.record
-        if folder is None:
-            return None
-        name = time.strftime("window-%Y%m%d-%H%M%S")
-        size = (FRAME_SIZE, FRAME_SIZE)
-        return stack.enter_context(
-            RecordingWriter(folder / name, name, size=size, game=self._settings.game, preset="ultrafast")
-        )

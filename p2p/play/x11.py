@@ -20,6 +20,7 @@ from p2p.play.games import Frame
 from p2p.play.reaper import mark_children
 
 WINDOW_TIMEOUT_S = 30.0
+MIN_WINDOW_WIDTH = 100
 KEYSYMS = {
     "Space": "space",
     "DownArrow": "Down",
@@ -41,7 +42,17 @@ def virtual_display(width: int = 640, height: int = 480) -> Iterator[str]:
     """
     mark_children()
     reader, writer = os.pipe()
-    command = ["Xvfb", "-displayfd", str(writer), "-screen", "0", f"{width}x{height}x24", "-nolisten", "tcp"]
+    command = [
+        "Xvfb",
+        "-displayfd",
+        str(writer),
+        "-screen",
+        "0",
+        f"{width}x{height}x24",
+        "-nolisten",
+        "tcp",
+        "-noreset",
+    ]
     try:
         process = subprocess.Popen(
             command, pass_fds=[writer], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -90,9 +101,8 @@ def find_window(connection: Any, title: str, process: "subprocess.Popen[bytes] |
     """
     deadline_s = time.monotonic() + WINDOW_TIMEOUT_S
     while time.monotonic() < deadline_s:
-        for window in _windows(connection.screen().root):
-            name = window.get_wm_name()
-            if name is not None and title.lower() in str(name).lower() and window.get_geometry().width > 100:
+        for window, name, width in _windows(connection.screen().root):
+            if title.lower() in name.lower() and width >= MIN_WINDOW_WIDTH:
                 return window
         if process is not None and process.poll() is not None:
             raise ValueError(f"the program ended with status {process.returncode} before it opened a window")
@@ -100,16 +110,19 @@ def find_window(connection: Any, title: str, process: "subprocess.Popen[bytes] |
     raise ValueError(f"no window with {title!r} in its title appeared within {WINDOW_TIMEOUT_S:g} s")
 
 
-def _windows(window: Any) -> Iterator[Any]:
+def _windows(window: Any) -> Iterator[tuple[Any, str, int]]:
+    """The visible windows with a title below a window: (window, title, width). What closes meanwhile is left out."""
     from Xlib import X, error
 
-    try:
-        for child in window.query_tree().children:
+    for child in window.query_tree().children:
+        try:
             if child.get_attributes().map_state == X.IsViewable:
-                yield child
+                name = child.get_wm_name()
+                if name:
+                    yield child, str(name), child.get_geometry().width
                 yield from _windows(child)
-    except error.BadWindow:  # it was closed meanwhile
-        return
+        except (error.BadWindow, error.BadDrawable):
+            continue
 
 
 def focus(connection: Any, window: Any) -> None:

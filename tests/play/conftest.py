@@ -20,13 +20,15 @@ def echo(tmp_path: Path) -> Iterator[str]:
     address = tmp_path / "echo.sock"
     command = [sys.executable, "-m", "p2p_serve.cli", "echo", "--keys", "w", "--socket", str(address)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and process.poll() is None:
-            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
-                probe.connect(str(address))
-                break
-        yield str(address)
-        process.terminate()
+        try:
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline and process.poll() is None:
+                with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+                    probe.connect(str(address))
+                    break
+            yield str(address)
+        finally:
+            process.terminate()
 
 
 @pytest.fixture

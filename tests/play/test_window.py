@@ -1,0 +1,256 @@
+"""Play in a window on a virtual X display: real pixels, real input events, a person who interferes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from p2p.actions import Action
+from p2p.play.person import PersonWatch
+from p2p.play.reaper import MARK_VARIABLE
+from p2p.play.window import WindowSettings, play_in_window, record_person
+from p2p.play.x11 import Eyes, Hands, find_window, focus, open_display, virtual_display
+from p2p.recording import VIDEO_FILE, read_annotation, read_frames
+
+PROGRAM = Path(__file__).with_name("window_program.py")
+RED, GREEN = (255, 0, 0), (0, 255, 0)
+
+
+@pytest.fixture(scope="module")
+def screen() -> Iterator[str]:
+    """The name of a virtual display."""
+    if shutil.which("Xvfb") is None:
+        message = "Xvfb is not installed (apt install xvfb)"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    with virtual_display() as name:
+        yield name
+
+
+@pytest.fixture
+def window(screen: str) -> Iterator[tuple[Any, Any]]:
+    """A connection to the display, and the window of the program there."""
+    environment = {**os.environ, "DISPLAY": screen}
+    with subprocess.Popen([sys.executable, str(PROGRAM)], env=environment) as process:
+        try:
+            connection = open_display(screen)
+            found = find_window(connection, "red and green", process)
+            focus(connection, found)
+            yield connection, found
+            connection.close()
+        finally:
+            process.kill()
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return condition()
+
+
+def test_pixels_are_rgb_and_keys_reach_the_program(screen: str, window: tuple[Any, Any]) -> None:
+    connection, found = window
+    eyes, hands = Eyes(screen, found.id, 400, 300), Hands(connection)
+
+    def colour() -> tuple[int, ...]:
+        frame = eyes.grab()
+        assert frame.shape == (300, 400, 3)
+        assert frame.dtype == np.uint8
+        return tuple(frame[150, 200])
+
+    assert wait_until(lambda: colour() == RED)
+    hands.hold(Action(("w",)))
+    assert wait_until(lambda: colour() == GREEN)
+    hands.hold(Action(("w", "d")))  # w stays down
+    hands.hold(Action(("w",)))
+    assert hands.sent["key down", connection.keysym_to_keycode(ord("w"))] == 1
+    assert colour() == GREEN
+    hands.release()
+    assert wait_until(lambda: colour() == RED)
+    eyes.close()
+
+
+def test_the_mouse_moves_by_the_pixels_of_the_action(window: tuple[Any, Any]) -> None:
+    connection, found = window
+    root = connection.screen().root
+    focus(connection, found)
+    before = root.query_pointer()
+    Hands(connection).hold(Action(dx=17, dy=-9))
+    connection.sync()
+    after = root.query_pointer()
+    assert (after.root_x - before.root_x, after.root_y - before.root_y) == (17, -9)
+
+
+def test_a_key_that_the_keyboard_lacks_is_counted_and_left_out(window: tuple[Any, Any]) -> None:
+    hands = Hands(window[0])
+    hands.hold(Action(("NoSuchKey",)))
+    assert hands.unknown == {"NoSuchKey": 1}
+    assert not hands.sent
+
+
+def test_the_model_yields_to_a_person_and_takes_over_on_the_key(screen: str, window: tuple[Any, Any]) -> None:
+    connection, _ = window
+    hands = Hands(connection)
+    watch = PersonWatch(screen, hands)
+    person = Hands(open_display(screen))  # somebody else at the same keyboard
+
+    for _ in range(20):  # the model's own events are nobody's
+        hands.hold(Action(("w", "LeftArrow"), ("0",), 5, 3))
+        hands.hold(Action(("w",), (), -5, -3))
+    connection.sync()
+    assert watch.update() == Action()
+    assert not watch.active
+
+    person.hold(Action(("d",), ("1",), 12, -7))
+    done: list[Action] = []
+    assert wait_until(lambda: (done.append(watch.update()) or watch.active) and len(done[-1].buttons) == 1)
+    assert watch.active
+    assert watch.num_takeovers == 1
+    assert done[-1].keys == ("d",)
+    assert (sum(a.dx for a in done), sum(a.dy for a in done)) == (12, -7)
+    assert hands._down == set()  # what the model held is let go
+
+    person.release()
+    assert wait_until(lambda: watch.update() == Action())
+    assert watch.active  # it stays the person's until the key
+    person.hold(Action(("F9",)))
+    assert wait_until(lambda: watch.update() == Action() and not watch.active)
+    person.release()
+    watch.update()
+    assert not watch.active
+    watch.close()
+
+
+def test_what_was_executed_is_recorded_with_model_and_person_apart(
+    screen: str, echo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISPLAY", screen)
+    settings = WindowSettings(
+        f"program:{sys.executable} {PROGRAM}", echo, seconds=4, title="red and green", record=tmp_path
+    )
+    person = Hands(open_display(screen))
+    said: list[str] = []
+
+    def interfere(line: str) -> None:
+        said.append(line)
+
+    import threading
+
+    def take_over() -> None:
+        assert wait_until(lambda: bool(said))
+        timer = threading.Event()
+        timer.wait(1.5)
+        person.hold(Action(("d",)))
+        timer.wait(1.0)
+        person.release()
+
+    thread = threading.Thread(target=take_over)
+    thread.start()
+    report = play_in_window(settings, interfere)
+    thread.join()
+    assert "'red and green', 400 x 300" in said[0]
+    assert report.num_takeovers == 1
+    assert 0 < report.num_person_ticks < report.ticks.num_ticks
+    (folder,) = tmp_path.glob("window-*")
+    frames = read_annotation(folder).frame_annotations[1:]
+    system = [frame for frame in frames if frame.system_action.is_known]
+    user = [frame for frame in frames if frame.user_action.is_known]
+    assert len(system) + len(user) == len(frames)
+    assert {tuple(frame.system_action.keyboard.keys) for frame in system} <= {("w",), ()}
+    assert ("d",) in {tuple(frame.user_action.keyboard.keys) for frame in user}
+    assert not any(frame.user_action.is_known and frame.system_action.is_known for frame in frames)
+
+
+def test_a_person_s_play_is_recorded(screen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISPLAY", screen)
+    person = Hands(open_display(screen))
+    settings = WindowSettings(
+        f"program:{sys.executable} {PROGRAM}", "", seconds=2, title="red and green", record=tmp_path
+    )
+
+    def press(line: str) -> None:  # the window is there
+        person.hold(Action(("w",)))
+
+    folder, _ = record_person(settings, press)
+    person.release()
+    assert folder is not None
+    frames = read_annotation(folder).frame_annotations[1:]
+    assert all(frame.user_action.is_known and not frame.system_action.is_known for frame in frames)
+    assert [tuple(frame.user_action.keyboard.keys) for frame in frames[1:]] == [("w",)] * (len(frames) - 1)
+    pictures = list(read_frames(folder / VIDEO_FILE))
+    assert pictures[-1][100, 100, 1] > 200  # green
+
+
+def test_the_game_s_window_hears_the_keys_and_leaves_nothing(screen: str, echo: str, monkeypatch: Any) -> None:
+    monkeypatch.setenv("DISPLAY", screen)
+    report = play_in_window(WindowSettings("doom:health_gathering", echo, seconds=3))
+    assert report.states[0] != report.states[-1]  # the player walks
+    assert report.num_distinct_frames > 5
+    assert report.ticks.num_ticks + report.ticks.num_skipped >= 55
+    connection = open_display(screen)
+    assert not [w for w in connection.screen().root.query_tree().children if w.get_wm_name()]
+    connection.close()
+
+
+def started_by(pid: int) -> list[int]:
+    """Processes that carry the mark of the process `pid`."""
+    wanted, found = f"{MARK_VARIABLE}={pid}-".encode(), []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                if wanted in (folder / "environ").read_bytes():
+                    found.append(int(folder.name))
+            except OSError:
+                continue
+    return found
+
+
+def test_everything_ends_when_the_client_is_killed(screen: str, echo: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "DISPLAY"}
+    command = ["play", "--socket", echo, "--game", "doom:health_gathering", "--window", "--seconds", "60"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "p2p.cli", *command], env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert "VIZDOOM" in process.stdout.readline()
+        assert len(started_by(process.pid)) >= 2  # the display and the engine
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(timeout=20)
+    assert wait_until(lambda: not started_by(process.pid))
+
+
+@pytest.mark.parametrize(
+    ("game", "message"),
+    [("program:", "name a command"), ("program:/no/such/program", "cannot be started"), ("doom:x", "no such game")],
+)
+def test_a_program_that_cannot_be_played_is_one_clear_message(
+    screen: str, game: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISPLAY", screen)
+    with pytest.raises(ValueError, match=message):
+        play_in_window(WindowSettings(game, "/nowhere"))
+
+
+def test_a_program_that_ends_before_its_window_opens_is_reported(screen: str, monkeypatch: Any) -> None:
+    monkeypatch.setenv("DISPLAY", screen)
+    with pytest.raises(ValueError, match="ended with status 1"):
+        play_in_window(WindowSettings("program:false", "/nowhere"))
+
+
+def test_no_display_is_one_clear_message() -> None:
+    with pytest.raises(ValueError, match="':987'"):
+        open_display(":987")
