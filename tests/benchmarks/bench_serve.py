@@ -90,7 +90,8 @@ def bench_cpu(size: str, num_steps: int, right_rate: float, num_threads: int) ->
     policy = random_policy(size)
     fast = for_inference(random_policy(size))
     print(
-        f"{size}, {num_threads} thread(s), engine in {fast.out_token.dtype}, cache of {policy.config.num_timesteps} steps"
+        f"{size}, {num_threads} thread(s), engine in {fast.out_token.dtype}, "
+        f"cache of {policy.config.num_timesteps} steps"
     )
     original = OriginalProcedure(policy, SamplingConfig())
     player, decoder = Player(fast), DecoderRunner(fast)

@@ -12,7 +12,7 @@ from p2p.config import PolicyConfig
 from p2p.model import Policy
 from p2p.model import attention as attention_module
 from p2p.model.attention import AttentionPattern, attention_for, count_pairs
-from p2p.model.image import EfficientNetB0Stages, fold_batch_norm
+from p2p.model.image import DepthwiseConv, EfficientNetB0Stages, fold_batch_norm
 from p2p.model.mask import TokenLayout, dense_mask
 
 TINY = PolicyConfig(
@@ -147,3 +147,20 @@ def test_vit_makes_one_token_per_patch_row_by_row() -> None:
         frames * 0, torch.zeros(1, 1, 16)
     )
     assert [bool(t.abs().sum() > 1e-3) for t in tokens[0, 1:7]] == [False, True, False, False, False, False]
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2)])
+def test_depthwise_gradients_on_the_cpu_are_those_of_the_library(kernel: int, stride: int) -> None:
+    torch.manual_seed(0)
+    ours = DepthwiseConv(8, 8, kernel, stride, padding=kernel // 2, groups=8, bias=False).train()
+    theirs = nn.Conv2d(8, 8, kernel, stride, padding=kernel // 2, groups=8, bias=False)
+    theirs.load_state_dict(ours.state_dict())
+    gradients = []
+    for conv, dtype in ((ours, torch.bfloat16), (theirs, torch.float32)):
+        x = torch.linspace(-1, 1, 2 * 8 * 12 * 12).reshape(2, 8, 12, 12).to(dtype).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            y = conv(x)
+        y.float().square().sum().backward()
+        gradients.append((y.detach().float(), x.grad.float(), conv.weight.grad))
+    for got, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(got, expected, rtol=0.03, atol=0.03 * float(expected.abs().max()))
