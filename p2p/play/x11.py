@@ -34,7 +34,7 @@ MOUSE_BUTTONS = {"0": 1, "1": 3, "2": 2}
 
 
 @contextlib.contextmanager
-def virtual_display(width: int = 640, height: int = 480) -> Iterator[str]:
+def virtual_display(width: int = 1280, height: int = 1024) -> Iterator[str]:
     """The name of a display of Xvfb, such as ":3", that ends with the block.
 
     Raises:
@@ -215,7 +215,7 @@ class Eyes:
     def grab(self) -> Frame:
         """The window now, uint8 [Y, X, 3] RGB, a copy."""
         if not self._ext.XShmGetImage(self._display, self._window, self._image, 0, 0, _ALL_PLANES):
-            raise ValueError("the window cannot be grabbed any more; it was closed")
+            raise ValueError("the window cannot be grabbed: it was closed, or is not wholly on the screen")
         return np.ascontiguousarray(self._pixels)
 
     def close(self) -> None:
@@ -227,6 +227,12 @@ class Eyes:
         self._x.XCloseDisplay(self._display)
 
 
+@ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+def _ignore_error(display: int, event: int) -> int:
+    """A request that fails says so by its result."""
+    return 0
+
+
 def _libraries() -> tuple[Any, Any, Any]:
     names = [ctypes.util.find_library(name) for name in ("X11", "Xext")]
     if None in names:
@@ -234,6 +240,7 @@ def _libraries() -> tuple[Any, Any, Any]:
     x, ext = (ctypes.CDLL(name, use_errno=True) for name in names)
     libc = ctypes.CDLL(None, use_errno=True)
     pointer = ctypes.c_void_p
+    x.XSetErrorHandler(_ignore_error)  # Xlib's own one ends the process
     x.XOpenDisplay.restype = x.XDefaultVisual.restype = pointer
     x.XDefaultScreen.argtypes = x.XCloseDisplay.argtypes = [pointer]
     x.XDefaultDepth.argtypes = x.XDefaultVisual.argtypes = x.XSync.argtypes = [pointer, ctypes.c_int]

@@ -84,6 +84,16 @@ def test_pixels_are_rgb_and_keys_reach_the_program(screen: str, window: tuple[An
     eyes.close()
 
 
+def test_a_window_that_is_not_wholly_on_the_screen_is_one_clear_message(screen: str, window: tuple[Any, Any]) -> None:
+    connection, found = window
+    eyes = Eyes(screen, found.id, 400, 300)
+    found.configure(x=1200)
+    connection.sync()
+    with pytest.raises(ValueError, match="not wholly on the screen"):
+        eyes.grab()
+    eyes.close()
+
+
 def test_the_mouse_moves_by_the_pixels_of_the_action(window: tuple[Any, Any]) -> None:
     connection, found = window
     root = connection.screen().root
