@@ -186,10 +186,12 @@ def _saved_bytes_per_frame(policy: Policy, recipe: Recipe) -> float:
     pixels = empty(frames, 3, config.frame_height, config.frame_width)
     image = saved_bytes(policy.image_tokenizer, lambda: policy.image_tokenizer(pixels)) / frames
     layer, decoder_layer = cast("Layer", policy.layers[0]), cast("Layer", policy.decoder.layers[0])
-    main = _saved_by_layer(layer, config.tokens_per_timestep, config.dim // config.num_heads, empty)
-    if recipe.parallel.activation_checkpointing:
-        main = 4 * config.tokens_per_timestep * config.dim  # the layer's input alone
-    decoder = _saved_by_layer(decoder_layer, 1 + config.num_action_slots, policy.decoder.head_dim, empty)
+    decoder_tokens = config.num_action_slots
+    if recipe.parallel.activation_checkpointing:  # the layers' inputs alone: the main stream is float32
+        main, decoder = 4.0 * config.tokens_per_timestep * config.dim, 2.0 * decoder_tokens * config.dim
+    else:
+        main = _saved_by_layer(layer, config.tokens_per_timestep, config.dim // config.num_heads, empty)
+        decoder = _saved_by_layer(decoder_layer, decoder_tokens, policy.decoder.head_dim, empty)
     return image + config.num_layers * main + config.decoder_num_layers * decoder
 
 

@@ -7,13 +7,16 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from p2p.recipe import Recipe, load_recipe, save_recipe
 
 if TYPE_CHECKING:
     from composer import Trainer
+    from composer.core import Callback, DataSpec, State
+
+    from p2p.train.composer_policy import ComposerPolicy
 
 log = logging.getLogger(__name__)
 
@@ -64,60 +67,80 @@ def build(recipe: Recipe) -> Trainer:
         ValueError: something that the user gave does not fit: data, weights, batch sizes.
     """
     _check_inputs(recipe)
-    import torch
-    from composer import Trainer
     from composer.utils import dist, get_device
 
-    from p2p.train import callbacks as cb
-    from p2p.train.checkpointer import Checkpointer, find_resume_point
+    from p2p.train.checkpointer import find_resume_point
     from p2p.train.composer_policy import ComposerPolicy
-    from p2p.train.flops import step_cost
-    from p2p.train.loaders import build_evaluators, build_train_data, chunks_per_process
-    from p2p.train.optim import build_optimizer
-    from p2p.train.parallel import fsdp_config, parallelize
+    from p2p.train.loaders import build_train_data
+    from p2p.train.parallel import parallelize
     from p2p.train.start import build_policy
 
-    device = get_device(None)
     _share_cores()
-    dist.initialize_dist(device, recipe.parallel.timeout_s)
-    per_process = chunks_per_process(recipe)
+    dist.initialize_dist(get_device(None), recipe.parallel.timeout_s)
     train_data = build_train_data(recipe)
     policy = build_policy(recipe, meta=dist.get_global_rank() > 0)
     parallelize(policy, recipe.parallel)
     model = ComposerPolicy(policy, recipe.loss.z_weight, recipe.data.corruption)
-
-    statistics, norm = cb.SharedStatistics(), cb.GradientNorm(recipe.optimizer.clip)
-    checkpointer = Checkpointer(recipe, statistics)
-    report = cb.Report(recipe.run_path, recipe.log_interval, step_cost(recipe, dist.get_world_size()), norm)
-    settings = cb.OptimizerSettings(recipe.optimizer, recipe.schedule)
-    callbacks = [cb.StepSeed(recipe.seed), settings, norm, statistics, report]
-    if recipe.ema_half_life is not None:
-        callbacks.append(cb.WeightAverage(recipe.ema_half_life))
-    eval_due = cb.every(recipe.eval.interval) if recipe.eval.interval is not None else checkpointer.due
     resume_point = find_resume_point(recipe)
-    trainer = Trainer(
+    trainer = _build_trainer(recipe, model, train_data, None if resume_point is None else str(resume_point))
+    if dist.get_global_rank() == 0:
+        _announce(recipe, resume_point is not None, int(trainer.state.timestamp.batch.value))
+    return trainer
+
+
+def _build_trainer(recipe: Recipe, model: ComposerPolicy, train_data: DataSpec, load_path: str | None) -> Trainer:
+    import torch
+    from composer import Trainer
+
+    from p2p.train.loaders import build_evaluators, chunks_per_process
+    from p2p.train.optim import build_optimizer
+    from p2p.train.parallel import fsdp_config
+
+    callbacks, eval_due = _build_callbacks(recipe)
+    per_process = chunks_per_process(recipe)
+    return Trainer(
         model=model,
         train_dataloader=train_data,
         eval_dataloader=build_evaluators(recipe, eval_due) or None,
         optimizers=build_optimizer(model.parameters(), recipe.optimizer),
         max_duration=recipe.max_duration,
-        callbacks=[*callbacks, checkpointer],
+        callbacks=callbacks,
         loggers=_loggers(recipe),
         run_name=recipe.name,
         progress_bar=False,
-        load_path=None if resume_point is None else str(resume_point),
+        load_path=load_path,
         load_progress_bar=False,
         parallelism_config=fsdp_config(recipe.parallel),
         precision=recipe.precision if torch.cuda.is_available() else "fp32",
-        device=device,
         device_train_microbatch_size=min(recipe.microbatch or per_process, per_process),
         seed=recipe.seed,
         dist_timeout=recipe.parallel.timeout_s,
         spin_dataloaders=False,
     )
-    if dist.get_global_rank() == 0:
-        _announce(recipe, resume_point is not None, int(trainer.state.timestamp.batch.value))
-    return trainer
+
+
+def _build_callbacks(recipe: Recipe) -> tuple[list[Callback], Callable[[State], bool]]:
+    """In the order in which they act on an event, and after which updates validation is due."""
+    from composer.utils import dist
+
+    from p2p.train import callbacks as cb
+    from p2p.train.checkpointer import Checkpointer
+    from p2p.train.flops import step_cost
+
+    statistics, norm = cb.SharedStatistics(), cb.GradientNorm(recipe.optimizer.clip)
+    report = cb.Report(recipe.run_path, recipe.log_interval, step_cost(recipe, dist.get_world_size()), norm)
+    callbacks = [
+        cb.StepSeed(recipe.seed),
+        cb.OptimizerSettings(recipe.optimizer, recipe.schedule),
+        norm,
+        statistics,
+        report,
+    ]
+    if recipe.ema_half_life is not None:
+        callbacks.append(cb.WeightAverage(recipe.ema_half_life))
+    checkpointer = Checkpointer(recipe, statistics)
+    eval_due = checkpointer.due if recipe.eval.interval is None else cb.every(recipe.eval.interval)
+    return [*callbacks, checkpointer], eval_due
 
 
 def fit(recipe: Recipe, trainer: Trainer) -> None:
