@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 from streaming import StreamingDataset
 from streaming.base.constant import TICK
@@ -220,25 +221,48 @@ class GameplayDataset(StreamingDataset):
     def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
         """Have a shard downloaded, unpacked and verified; every wait has a limit.
 
+        In place of StreamingDataset's, which on an error leaves the shard as being prepared, so that everybody
+        else waits for ever.
+
         Raises:
-            ShardError: naming the shard.
+            ShardError: naming the shard; TimeoutError when another worker does not get it ready.
         """
+        claimed = False
         try:
-            if self._shard_states[shard_id] == _ShardState.PREPARING:
-                if blocking:
-                    self._await_shard(shard_id)
-                return
-            super().prepare_shard(shard_id, False)
-            if blocking and self._shard_states[shard_id] == _ShardState.PREPARING:
+            claimed = self._claim(shard_id)
+            if claimed:
+                delta = self.streams[int(self.stream_per_shard[shard_id])].prepare_shard(self.shards[shard_id])
+                with self._cache_lock():
+                    self.cache_usage += delta
+                    self._shard_access_times[shard_id] = time.time_ns()
+                    self._shard_states[shard_id] = _ShardState.LOCAL
+            elif blocking:
                 self._await_shard(shard_id)
         except BaseException as error:
             self._failure = self._failure or error
-            # The others must not wait for what this worker could not get: they try, and fail, for themselves.
-            if self._shard_states[shard_id] == _ShardState.PREPARING and not isinstance(error, TimeoutError):
+            if claimed:  # the others try, and fail, for themselves
                 self._shard_states[shard_id] = _ShardState.REMOTE
-            if getattr(self, "_cache_filelock", None) is not None and self._cache_filelock.is_locked:
-                self._cache_filelock.release(force=True)
             raise
+
+    def _claim(self, shard_id: int) -> bool:
+        """Whether it fell to the caller to prepare the shard; makes room for it in a limited cache."""
+        with self._cache_lock():
+            state = self._shard_states[shard_id]
+            if state == _ShardState.PREPARING:
+                return False
+            if state == _ShardState.LOCAL and os.path.isfile(self._filename(shard_id)):
+                self._shard_access_times[shard_id] = time.time_ns()
+                return False
+            if self.cache_limit:
+                while self.cache_limit < self.cache_usage + self.shards[shard_id].get_max_size():
+                    self._evict_coldest_shard()
+            self._shard_states[shard_id] = _ShardState.PREPARING
+            return True
+
+    def _cache_lock(self) -> FileLock:
+        if not hasattr(self, "_cache_filelock"):
+            self._cache_filelock = FileLock(self._cache_filelock_path, timeout=self._longest_wait_s)
+        return self._cache_filelock
 
     def _enter_process(self) -> None:
         """Drop locks, threads and codecs of the process that this one was forked from: they do not work here."""
@@ -309,7 +333,11 @@ class GameplayDataset(StreamingDataset):
         """
         self._enter_process()
         self._raise_failure()
-        yield from super().__iter__()
+        try:
+            yield from super().__iter__()
+        finally:  # an abandoned epoch must not leave threads behind: a worker that is forked later inherits their locks
+            if "_iterator" in self.__dict__:
+                self._iterator.non_blocking_exit()
         self._raise_failure()
         iterator = getattr(self, "_iterator", None)
         if iterator is not None and iterator.yield_index < iterator.total and self._event.is_set():

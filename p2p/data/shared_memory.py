@@ -39,7 +39,7 @@ def _remove() -> list[str]:
             found.setdefault(path.name[:6], set()).add(path)
     removed = []
     holders = _open_files() if found else []
-    for prefix, paths in sorted(found.items()):
+    for _, paths in sorted(found.items()):
         if not any(_uses(paths, held) for held in holders):
             for path in sorted(paths):
                 path.unlink(missing_ok=True)

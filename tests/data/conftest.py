@@ -46,9 +46,14 @@ def read_all(dataset: GameplayDataset, num_workers: int = 0, batch_size: int = 1
     loader = DataLoader(
         dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=collate, timeout=60 * bool(num_workers)
     )
+    batches = iter(loader)
     samples = []
-    for batch in loader:
-        for row in range(len(batch["recording"])):
-            sample = {name: values[row] for name, values in batch.items()}
-            samples.append({**sample, "start": int(sample["start"])})
+    try:
+        for batch in batches:
+            for row in range(len(batch["recording"])):
+                sample = {name: values[row] for name, values in batch.items()}
+                samples.append({**sample, "start": int(sample["start"])})
+    finally:
+        if num_workers:  # left to the garbage collector, each worker is waited for up to 5 s
+            batches._shutdown_workers()
     return samples
