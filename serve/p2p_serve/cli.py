@@ -90,7 +90,12 @@ def _policy_arguments(parser: argparse.ArgumentParser) -> None:
         "--recipe", default="150M", help="150M, 300M, 600M, 1200M or a .yaml file (with --random-weights)"
     )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
-    group.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"], help="type of the weights")
+    group.add_argument(
+        "--dtype",
+        default="auto",
+        choices=["auto", "float32", "bfloat16"],
+        help="type of the weights (auto: the quicker one)",
+    )
     group.add_argument("--threads", type=int, metavar="N", help="CPU threads of the model")
     group.add_argument("--seed", type=int, help="for repeatable actions (default: none)")
 
@@ -181,15 +186,15 @@ def _open_policy(args: argparse.Namespace) -> tuple[Policy, str]:
         if args.threads < 1:
             raise ValueError(f"--threads is {args.threads}; write 1 or more")
         torch.set_num_threads(args.threads)
-    device = choose_device(args.device)
-    dtype = choose_dtype(args.dtype, device)
+    device, dtype = choose_device(args.device), choose_dtype(args.dtype)
     if args.random_weights:
         policy = random_policy(args.recipe, args.seed or 0, device, dtype)
         name = f"{args.recipe} with random weights"
     else:
         policy = open_policy(args.policy, device, dtype)
         name = args.policy
-    return policy, f"{name} ({_count(policy)} parameters, {_device_name(device)}, {str(dtype).removeprefix('torch.')})"
+    type_name = str(policy.out_token.dtype).removeprefix("torch.")
+    return policy, f"{name} ({_count(policy)} parameters, {_device_name(device)}, {type_name})"
 
 
 def _count(policy: Policy) -> str:

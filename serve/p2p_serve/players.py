@@ -175,6 +175,7 @@ class PolicyPlayer:
     Args:
         text: where the instruction in force is read from, once a frame.
         mouse_sampling: how a bin of motion becomes pixels.
+        seed: every session draws the same numbers from it; None: fresh ones.
         clear_every: forget the history after this many frames; 0: never.
         forget_after_s: forget it when frames have stopped for longer than this; 0: never.
         recorder: writes the session down.
@@ -197,6 +198,7 @@ class PolicyPlayer:
         self._space = config.action_space
         self._text = text
         self._mouse_sampling = mouse_sampling or config.sampling.mouse_sampling
+        self._seed = seed
         self._rng = np.random.default_rng(seed)
         self._clear_every, self._forget_after_s = clear_every, forget_after_s
         self._recorder = recorder
@@ -215,6 +217,7 @@ class PolicyPlayer:
 
     def start(self) -> None:
         self.forget()
+        self._rng = np.random.default_rng(self._seed)
         self._last_frame_s = float("-inf")
         if self._recorder is not None:
             self._recorder.start()
@@ -235,7 +238,7 @@ class PolicyPlayer:
         marks.end("resize")
         instruction = self._text.current
         begin = time.monotonic()
-        ids = self._engine.step(image, text=instruction.embedding)
+        ids = self._engine.step(image, text=instruction.embedding, uniforms=self._uniforms())
         marks.end("model", begin + self._engine.last_timing.model_s)
         action = self._space.decode(ids, self._mouse_sampling, self._rng)
         marks.end("sampling")
@@ -243,6 +246,12 @@ class PolicyPlayer:
         if self._recorder is not None:
             self._to_record = (image, action, instruction.text, instruction.embedding)
         return action
+
+    def _uniforms(self) -> np.ndarray | None:  # type: ignore[type-arg]
+        """One number in (0, 1) per id, or None: the engine draws its own."""
+        if self._seed is None:
+            return None
+        return np.maximum(self._rng.random(self._space.num_slots, dtype=np.float32), np.float32(2**-24))
 
     def after_answer(self) -> None:
         self._engine.finish_step()

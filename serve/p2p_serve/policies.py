@@ -9,7 +9,7 @@ import torch
 
 from p2p.config import PolicyConfig, from_dict, read_yaml
 from p2p.model import Policy, load_policy
-from p2p.model.inference import fastest_cpu_dtype, for_inference
+from p2p.model.inference import for_inference
 
 # The sizes of the released models, for --random-weights without a recipe file: (dim, num_layers).
 SIZES = {"150M": (1024, 10), "300M": (1024, 20), "600M": (2048, 9), "1200M": (2048, 22)}
@@ -33,15 +33,12 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """'auto' is bfloat16 on a GPU, and on a CPU the faster one of float32 and bfloat16, measured now."""
-    types = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    if name in types:
-        return types[name]
-    return torch.bfloat16 if device.type == "cuda" else fastest_cpu_dtype()
+def choose_dtype(name: str) -> torch.dtype | None:
+    """The type that `name` says; None for 'auto', which `for_inference` decides."""
+    return {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
-def open_policy(source: str, device: torch.device, dtype: torch.dtype) -> Policy:
+def open_policy(source: str, device: torch.device, dtype: torch.dtype | None) -> Policy:
     """A policy folder, an original `.ckpt` (with its model_config.yaml beside it), or `hf:OWNER/NAME/SIZE`.
 
     Raises:
@@ -55,7 +52,7 @@ def open_policy(source: str, device: torch.device, dtype: torch.dtype) -> Policy
     return for_inference(load_policy(path, device=device), dtype)
 
 
-def _open_checkpoint(path: Path, config: Path | None, device: torch.device, dtype: torch.dtype) -> Policy:
+def _open_checkpoint(path: Path, config: Path | None, device: torch.device, dtype: torch.dtype | None) -> Policy:
     from p2p.model.original import load_checkpoint
 
     return for_inference(load_checkpoint(path, config).to(device), dtype)
@@ -72,7 +69,7 @@ def _download(name: str) -> tuple[Path, Path]:
     return download_model(Repository(repository, "model", None), size, cache / repository.replace("/", "--"))
 
 
-def random_policy(recipe: str, seed: int, device: torch.device, dtype: torch.dtype) -> Policy:
+def random_policy(recipe: str, seed: int, device: torch.device, dtype: torch.dtype | None) -> Policy:
     """A policy of a recipe's shape with random weights, for measuring and for trying things out.
 
     Raises:

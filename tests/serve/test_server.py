@@ -167,6 +167,17 @@ def test_a_session_knows_nothing_of_the_one_before(path: Path, policy_folder: Pa
         assert play(path, frames) == first
 
 
+def test_with_a_seed_every_session_draws_the_same_numbers(path: Path, policy_folder: Path) -> None:
+    frames = [noise(seed) for seed in range(6)]
+    found = []
+    for seed in (1, 2):
+        player = PolicyPlayer(Engine(load_policy(policy_folder), temperature=2.0), TINY, NO_TEXT, seed=seed)
+        with serving(path, [player]):
+            found.append(play(path, frames))
+            assert play(path, frames) == found[-1]
+    assert found[0] != found[1]
+
+
 def test_two_sessions_at_a_time_have_states_of_their_own(path: Path, policy_folder: Path) -> None:
     mine, yours = [noise(seed) for seed in range(8)], [noise(seed) for seed in range(20, 28)]
     with serving(path, [policy_player(policy_folder), policy_player(policy_folder)]):
