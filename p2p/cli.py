@@ -38,11 +38,11 @@ COMMANDS = {
     "export": Command("p2p.train.export", "a training checkpoint into a policy folder"),
     "import": Command("p2p.model.import_command", "a released .ckpt into a policy folder"),
     "flops": Command("p2p.train.flops", "parameters, FLOPs, memory and hours of a recipe"),
-    "validate": Command("p2p.evaluate.validate", "perplexities of a policy on held-out recordings"),
-    "evaluate": Command("p2p.evaluate.evaluate", "compare policies and baselines, by game"),
+    "validate": Command("p2p.evaluate.validate", "every checkpoint of a folder on held-out recordings"),
+    "evaluate": Command("p2p.evaluate.evaluate", "offline report of one policy beside its baselines"),
     "causality": Command("p2p.evaluate.causality", "does the policy look, or copy its own past?"),
     "toy-causality": Command("p2p.evaluate.toy_causality", "the same question where the answer is known"),
-    "view": Command("p2p.evaluate.view", "draw actions over a recording"),
+    "view": Command("p2p.evaluate.view", "a recording with its actions and a policy's: video or page"),
 }
 
 # Which extra of pixel2play brings an import that a command may miss.
