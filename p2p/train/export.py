@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,36 +23,42 @@ AVERAGE_PREFIX = "state.callbacks.WeightAverage.average.policy."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, help="a run folder (its newest checkpoint is taken) or one checkpoint")
-    parser.add_argument("--out", type=Path, required=True, help="the policy folder to write (with --original: a .ckpt)")
+    parser.add_argument(
+        "source",
+        type=Path,
+        help="a run folder (its newest checkpoint), one checkpoint, or with --original a policy folder",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write")
     parser.add_argument("--raw", action="store_true", help="the weights themselves where a run also averaged them")
-    parser.add_argument("--original", action="store_true", help="write the original trainer's .ckpt layout")
+    parser.add_argument(
+        "--original", action="store_true", help="write the original trainer's files: .ckpt, model_config.yaml"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     from p2p.model.weights import write_policy_folder
 
     if args.original:
-        return _export_original(args)
+        log.info("%s", _export_original(args.source, args.out, args.raw))
+        return 0
     config, tensors, step = read_run(args.source, raw=args.raw)
     write_policy_folder(config, tensors, args.out)
     log.info("%s: the weights of step %d", args.out, step)
     return 0
 
 
-def _export_original(args: argparse.Namespace) -> int:
+def _export_original(source: Path, out: Path, raw: bool) -> Path:
     import tempfile
 
     from p2p.model.original import export_checkpoint
     from p2p.model.weights import WEIGHTS_NAME, write_policy_folder
 
-    if (args.source / WEIGHTS_NAME).is_file():
-        export_checkpoint(args.source, args.out)
-        return 0
-    config, tensors, step = read_run(args.source, raw=args.raw)
-    with tempfile.TemporaryDirectory(dir=args.out.parent) as scratch:
-        export_checkpoint(write_policy_folder(config, tensors, Path(scratch) / "policy"), args.out, step)
-    return 0
+    if (source / WEIGHTS_NAME).is_file():
+        return export_checkpoint(source, out)
+    config, tensors, step = read_run(source, raw)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out) as scratch:
+        return export_checkpoint(write_policy_folder(config, tensors, Path(scratch) / "policy"), out, step)
 
 
 def find_checkpoint(source: Path) -> Path:
@@ -91,7 +98,9 @@ def read_tensors(checkpoint: Path, raw: bool = False) -> dict[str, Tensor]:
     }
     if not wanted:
         raise ValueError(f"{checkpoint} holds no policy")
-    dcp.load(wanted, checkpoint_id=str(checkpoint), no_dist=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        dcp.load(wanted, checkpoint_id=str(checkpoint), no_dist=True)
     tensors = {key[len(MODEL_PREFIX) :]: t for key, t in wanted.items() if key.startswith(MODEL_PREFIX)}
     if not raw:
         tensors |= {key[len(AVERAGE_PREFIX) :]: t for key, t in wanted.items() if key.startswith(AVERAGE_PREFIX)}

@@ -12,24 +12,31 @@ from typing import Any
 import pytest
 import torch
 
+from p2p.cli import main as p2p
 from p2p.config import PolicyConfig
 from p2p.model.policy import Policy
 from p2p.model.weights import load_policy, save_policy
-from p2p.train.export import read_tensors
 from p2p.train.run import USER_ERROR, main
 
 Metrics = dict[int, dict[str, Any]]
 
 
-def test_two_processes_train_as_typed_and_leave_a_policy(
-    repository: Path, small_run: Any, read_metrics: Callable[[Path], Metrics], tmp_path: Path
-) -> None:
-    folder = tmp_path / "run"
+@pytest.fixture(scope="module")
+def typed_run(
+    repository: Path, small_run: Any, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """Three updates by `composer -n 2 launch`, the weights averaged; the run folder, and what was printed."""
+    folder = tmp_path_factory.mktemp("typed") / "run"
     composer = str(Path(sys.executable).with_name("composer"))
     command = [composer, "-n", "2", "launch", *small_run(folder, "max_duration=3ba", "ema_half_life=2")]
-    result = subprocess.run(
-        command, cwd=repository, capture_output=True, text=True, timeout=280, env={**os.environ, "WANDB_API_KEY": ""}
-    )
+    environment = {**os.environ, "WANDB_API_KEY": ""}
+    return folder, subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=280, env=environment)
+
+
+def test_two_processes_train_as_typed_and_leave_a_policy(
+    typed_run: Any, read_metrics: Callable[[Path], Metrics]
+) -> None:
+    folder, result = typed_run
     assert result.returncode == 0, result.stderr
     assert "step 3/3  loss" in result.stderr
     assert "frames/s  ETA 0:00:00" in result.stderr
@@ -39,13 +46,46 @@ def test_two_processes_train_as_typed_and_leave_a_policy(
     expected = {"loss", "cross_entropy", "z_loss", "lr", "grad_norm", "frames_per_s", "tokens_per_s", "wait_s"}
     assert expected | {"perplexity_keys", "val/loss", "val/perplexity", "val/perplexity_mouse_y"} <= set(entry)
     assert entry["val/loss"] < 10
+    assert load_policy(folder / "policy").config.dim == 32
 
-    policy = load_policy(folder / "policy")
-    assert policy.config.dim == 32
-    average, weights = read_tensors(checkpoint), read_tensors(checkpoint, raw=True)
-    for name, tensor in policy.state_dict().items():
-        torch.testing.assert_close(tensor, average[name], rtol=0, atol=0)
+
+def test_a_run_is_exported_with_its_average_or_its_own_weights(typed_run: Any, tmp_path: Path) -> None:
+    folder, _ = typed_run
+    checkpoint = folder / "checkpoints" / "step-00000003"
+    assert p2p(["export", str(folder), "--out", str(tmp_path / "average")]) == 0
+    assert p2p(["export", str(checkpoint), "--out", str(tmp_path / "weights"), "--raw"]) == 0
+    average, weights = (load_policy(tmp_path / name).state_dict() for name in ("average", "weights"))
+    trained = load_policy(folder / "policy").state_dict()
+    for name, tensor in trained.items():
+        assert torch.equal(average[name], tensor)
     assert not torch.equal(average["heads.keys.weight"], weights["heads.keys.weight"])
+
+
+def test_a_policy_goes_out_in_the_originals_layout_and_comes_back(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = PolicyConfig(
+        dim=64,
+        num_layers=1,
+        num_heads=4,
+        num_timesteps=4,
+        attention_history=4,
+        image_encoder="vit",
+        vit_patch_size=96,
+        num_image_tokens=4,
+    )
+    save_policy(Policy(config), tmp_path / "policy")
+    assert p2p(["export", str(tmp_path / "policy"), "--out", str(tmp_path / "original"), "--original"]) == 0
+    (checkpoint,) = (tmp_path / "original").glob("*.ckpt")
+    assert p2p(["import", str(checkpoint), "--out", str(tmp_path / "back")]) == 0
+    back = load_policy(tmp_path / "back").state_dict()
+    for name, tensor in load_policy(tmp_path / "policy").state_dict().items():
+        assert torch.equal(back[name], tensor), name
+
+
+def test_a_folder_without_a_checkpoint_cannot_be_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert p2p(["export", str(tmp_path), "--out", str(tmp_path / "policy")]) == USER_ERROR
+    assert "no complete checkpoint; expected a run folder" in capsys.readouterr().err
+    assert not (tmp_path / "policy").exists()
 
 
 @pytest.mark.parametrize(
