@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="p2p-convert", description="Convert raw recordings into shards.")
-    parser.add_argument("raw", nargs="+", metavar="RAW", help="folders with raw recordings")
+    parser.add_argument("raw", nargs="+", metavar="RAW", help="folders with recordings, or .tar.gz archives")
     parser.add_argument("out", metavar="OUT", help="folder for the shards: OUT/train and OUT/val")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
     parser.add_argument(
@@ -84,7 +84,7 @@ def _split(text: str) -> float:
 
 
 class _Progress:
-    """The bar of a conversion, over recordings."""
+    """The bar of a conversion, over the bytes of its sources."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -92,16 +92,21 @@ class _Progress:
     def started(self, plan: Plan, num_done: int) -> None:
         from tqdm import tqdm
 
-        done = {t.number for t in plan.tasks if t.report_file.is_file()}
-        initial = sum(len(t.source.folders) for t in plan.tasks if t.number in done)
+        done = sum(t.source.num_bytes for t in plan.tasks if t.report_file.is_file())
         if num_done:
             print(f"{num_done} of {len(plan.tasks)} tasks were done before: kept", file=sys.stderr)
         self._bar = tqdm(
-            total=plan.num_recordings, initial=initial, unit="recording", desc="convert", disable=None, leave=False
+            total=sum(t.source.num_bytes for t in plan.tasks),
+            initial=done,
+            unit="B",
+            unit_scale=True,
+            desc="convert",
+            disable=None,
+            leave=False,
         )
 
     def task_done(self, task: Task, report: Mapping[str, Any]) -> None:
-        self._bar.update(len(task.source.folders))
+        self._bar.update(task.source.num_bytes)
 
     def close(self) -> None:
         if self._bar is not None:

@@ -15,10 +15,21 @@ from typing import Any
 
 from p2p.format import FORMAT_VERSION
 from p2p_convert.files import write_file
-from p2p_convert.sources import FolderSource, find_recordings, num_bytes, validation_ids
+from p2p_convert.sources import (
+    ArchiveSource,
+    BadArchive,
+    FolderSource,
+    Source,
+    find_archives,
+    find_recordings,
+    num_bytes,
+    split_position,
+    validation_ids,
+)
 
 _TASK_BYTES = 128 << 20
 _TASK_RECORDINGS = 16
+_SCANNED_BYTES = 2 << 30  # archives of more than this are not read beforehand for the names in them
 
 
 @dataclass(frozen=True)
@@ -45,10 +56,16 @@ class Task:
     """Some recordings, converted together into shards of their own."""
 
     number: int
-    source: FolderSource
+    source: Source
     options: Options
     out: str
-    validation: frozenset[str] = field(default_factory=frozenset)
+    validation: frozenset[str] | None = field(default_factory=frozenset)
+
+    def is_validation(self, recording: str) -> bool:
+        """Whether a recording belongs to the validation split; by its position alone where no list was made."""
+        if self.validation is None:
+            return split_position(recording) < self.options.val_fraction
+        return recording in self.validation
 
     @property
     def report_file(self) -> Path:
@@ -60,17 +77,18 @@ class Plan:
     """All tasks; duplicates are folders whose name another one has already."""
 
     tasks: tuple[Task, ...]
-    num_recordings: int
+    num_folders: int
     duplicates: tuple[tuple[str, str], ...]
     identity: str
 
 
 def make_plan(raw: Sequence[Path], out: Path, options: Options) -> Plan:
-    """The plan for the recordings below the folders `raw`.
+    """The plan for the recordings below the folders, and in the archives, `raw`.
 
     Raises:
         ValueError: when there are none.
     """
+    archives = [ArchiveSource(str(a), a.stat().st_size) for root in raw for a in find_archives(root)]
     folders = sorted((f for root in raw for f in find_recordings(root)), key=lambda f: (f.name, str(f)))
     first: dict[str, Path] = {}
     duplicates = []
@@ -79,19 +97,46 @@ def make_plan(raw: Sequence[Path], out: Path, options: Options) -> Plan:
             duplicates.append((folder.name, str(folder)))
         else:
             first[folder.name] = folder
-    validation = validation_ids(list(first), options.val_fraction)
+    if not first and not archives:
+        raise ValueError(
+            f"{', '.join(map(str, raw))}: no recording in it; a recording is a folder with annotation.proto and "
+            "192x192.mp4, and an archive of recordings is a .tar.gz"
+        )
+    in_archives = _names(archives)
+    validation = None if in_archives is None else validation_ids([*first, *in_archives], options.val_fraction)
     tasks: list[Task] = []
     for group in _group(list(first.values())):
         source = FolderSource(tuple(str(f) for f, _ in group), sum(size for _, size in group))
-        mine = frozenset(f.name for f, _ in group) & validation
-        tasks.append(Task(len(tasks), source, options, str(out), mine))
+        tasks.append(Task(len(tasks), source, options, str(out), validation))
+    for archive in sorted(archives, key=lambda a: (Path(a.archive).name, a.archive)):
+        tasks.append(Task(len(tasks), archive, options, str(out), validation))
     described = {
         "format": FORMAT_VERSION,
         "options": asdict(options),
-        "tasks": [[sorted(t.validation), [Path(f).name for f in t.source.folders], t.source.num_bytes] for t in tasks],
+        "tasks": [[_file_names(task.source), task.source.num_bytes] for task in tasks],
+        "validation": None if validation is None else sorted(validation),
     }
     identity = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
     return Plan(tuple(tasks), len(first), tuple(duplicates), identity)
+
+
+def _names(archives: Sequence[ArchiveSource]) -> list[str] | None:
+    """All ids in the archives; None when they are too large to be read for that."""
+    if sum(archive.num_bytes for archive in archives) > _SCANNED_BYTES:
+        return None
+    names = []
+    for archive in archives:
+        try:
+            names += archive.names()
+        except BadArchive:  # reported when it is converted
+            return None
+    return names
+
+
+def _file_names(source: Source) -> list[str]:
+    if isinstance(source, ArchiveSource):
+        return [Path(source.archive).name]
+    return [Path(folder).name for folder in source.folders]
 
 
 def _group(folders: Sequence[Path]) -> list[list[tuple[Path, int]]]:
@@ -127,5 +172,5 @@ def claim(out: Path, plan: Plan) -> None:
         return
     if any(out.glob("*/index.json")) or (out / "index.json").exists():
         raise ValueError(f"{out}: holds shards that this program did not write; name another OUT")
-    note: dict[str, Any] = {"identity": plan.identity, "num_tasks": len(plan.tasks), "recordings": plan.num_recordings}
+    note: dict[str, Any] = {"identity": plan.identity, "num_tasks": len(plan.tasks), "folders": plan.num_folders}
     write_file(path, json.dumps(note, sort_keys=True).encode() + b"\n")

@@ -100,8 +100,9 @@ def finish(plan: Plan, out: Path, max_rejected: float) -> Summary:
         counts.update(report["counts"])
         for game, game_stats in report["stats"].items():
             add_stats(stats, game, game_stats)
+    rejected += _drop_duplicates(recordings)
     write_file(out / "rejected.jsonl", "".join(json.dumps(r, sort_keys=True) + "\n" for r in rejected).encode())
-    _check_share(rejected, plan.num_recordings + len(plan.duplicates), max_rejected, out)
+    _check_share(rejected, sum(map(len, recordings.values())) + len(rejected), max_rejected, out)
     write_file(out / "stats.json", json.dumps({"counts": counts, "games": stats}, sort_keys=True, indent=1).encode())
     for stream in sorted(shards):
         write_file(out / stream / "index.json", encode_index(shards[stream], recordings[stream]))
@@ -112,6 +113,18 @@ def finish(plan: Plan, out: Path, max_rejected: float) -> Summary:
         counts=counts,
         stats=stats,
     )
+
+
+def _drop_duplicates(recordings: dict[str, list[RecordingEntry]]) -> list[dict[str, str]]:
+    """Take recordings whose id came before out of the tables (their samples stay, unused); returns the verdicts."""
+    seen: set[str] = set()
+    verdicts = []
+    for stream, entries in sorted(recordings.items()):
+        for entry in [entry for entry in entries if entry.id in seen or seen.add(entry.id)]:  # type: ignore[func-returns-value]
+            entries.remove(entry)
+            verdict = {"recording": entry.id, "where": stream, "reason": "duplicate id"}
+            verdicts.append({**verdict, "message": f"{entry.id} came before, from another archive or folder"})
+    return verdicts
 
 
 def _entry(values: Mapping[str, Any], first_sample: int) -> RecordingEntry:

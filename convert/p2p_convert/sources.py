@@ -1,12 +1,15 @@
-"""Where raw recordings come from: folders, found in a fixed order and read one recording at a time."""
+"""Where raw recordings come from: folders and tar archives, read one recording at a time."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import IO
 
 from p2p.recording import ANNOTATION_FILE, VIDEO_FILE
 from p2p_convert.segments import RawRecording
@@ -29,22 +32,105 @@ class FolderSource:
             yield RawRecording(folder.name, name, files)
 
 
+@dataclass(frozen=True)
+class ArchiveSource:
+    """Recordings in a tar archive, read from its beginning to its end, never unpacked.
+
+    The files of a recording stand together in an archive; what is not wanted (video.mp4) is passed over.
+    """
+
+    archive: str
+    num_bytes: int
+
+    def recordings(self) -> Iterator[RawRecording]:
+        """The recordings in the order of the archive; one at a time is in memory.
+
+        Raises:
+            BadArchive: after the last whole recording, when the archive ends too early or is damaged.
+        """
+        files: dict[str, bytes] = {}
+        folder = ""
+        for member, read in _members(self.archive):
+            parent, name = str(PurePosixPath(member).parent), PurePosixPath(member).name
+            if parent != folder and files:
+                yield self._recording(folder, files)
+                files = {}  # before the next file is read
+            folder = parent
+            if name in WANTED_FILES:
+                files[name] = read()
+        if files:
+            yield self._recording(folder, files)
+
+    def _recording(self, folder: str, files: dict[str, bytes]) -> RawRecording:
+        return RawRecording(PurePosixPath(folder).name, f"{self.archive}:{folder}", files)
+
+    def names(self) -> list[str]:
+        """The ids of the recordings, by passing over the whole archive.
+
+        Raises:
+            BadArchive: as `recordings`.
+        """
+        folders = (str(PurePosixPath(member).parent) for member, _ in _members(self.archive))
+        return list(dict.fromkeys(PurePosixPath(folder).name for folder in folders))
+
+
+class BadArchive(ValueError):  # noqa: N818  a verdict on the data
+    """An archive that ends too early, or is none."""
+
+
+Source = FolderSource | ArchiveSource
+
+
+def _members(archive: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """(name, function that reads the content) of the files of recordings in an archive."""
+    try:
+        with open_archive(archive) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
+            for member in tar:
+                name = PurePosixPath(member.name).name
+                if member.isfile() and (name == ANNOTATION_FILE or name.endswith(".mp4")):
+                    stream = tar.extractfile(member)
+                    assert stream is not None
+                    yield member.name, stream.read
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise BadArchive(f"{archive}: {error or 'ends too early'}") from error
+
+
+def open_archive(archive: str) -> IO[bytes]:
+    """The bytes of an archive, to be read once."""
+    return open(archive, "rb")
+
+
+def is_archive(path: Path) -> bool:
+    return path.name.endswith((".tar.gz", ".tgz", ".tar"))
+
+
+def find_archives(root: Path) -> list[Path]:
+    """The archives below (or at) `root`, by name."""
+    if root.is_file():
+        return [root]
+    return sorted(path for path in root.rglob("*") if path.is_file() and is_archive(path))
+
+
 def find_recordings(root: Path) -> list[Path]:
     """All recording folders below (or at) `root`, by name: those with an annotation or an MP4 file.
 
     Raises:
-        ValueError: when `root` is no folder, or holds no recording.
+        ValueError: when `root` is no folder and no archive.
     """
+    if root.is_file() and is_archive(root):
+        return []
     if not root.is_dir():
-        raise ValueError(f"{root}: no such folder; expected raw recordings (folders with {ANNOTATION_FILE})")
+        raise ValueError(
+            f"{root}: no such folder; expected raw recordings (folders with {ANNOTATION_FILE}) or a .tar.gz of them"
+        )
     found = []
     for folder, subfolders, files in os.walk(root):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         if any(name == ANNOTATION_FILE or name.endswith(".mp4") for name in files):
             found.append(Path(folder))
             subfolders.clear()
-    if not found:
-        raise ValueError(f"{root}: no recording in it; a recording is a folder with {ANNOTATION_FILE} and {VIDEO_FILE}")
     return sorted(found, key=lambda path: (path.name, str(path)))
 
 

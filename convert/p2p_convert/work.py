@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from p2p.format import RecordingEntry, encode_segment
 from p2p_convert.errors import Rejected
 from p2p_convert.files import write_file
 from p2p_convert.plan import Options, Task
-from p2p_convert.segments import convert_recording
+from p2p_convert.segments import Converted, convert_recording
+from p2p_convert.sources import BadArchive, FolderSource
 from p2p_convert.statistics import Stats, add_stats, recording_stats
-from p2p_convert.writer import StreamPart
+from p2p_convert.writer import SortedRecordings, StreamPart, describe_recording
 
 
 def run_task(task: Task) -> dict[str, Any]:
@@ -31,22 +35,11 @@ def run_task(task: Task) -> dict[str, Any]:
     rejected: list[dict[str, str]] = []
     counts: Counter[str] = Counter()
     stats: Stats = {}
-    for raw in task.source.recordings():
-        try:
-            converted = convert_recording(raw)
-        except Rejected as verdict:
-            rejected.append(
-                {"recording": raw.id, "where": raw.where, "reason": verdict.reason, "message": verdict.message}
-            )
-            continue
-        stream = stream_name(raw.id in task.validation, converted.game, task.options)
+    for stream, recording, samples in _in_order(task, rejected, counts, stats):
         if stream not in parts:
-            parts[stream] = StreamPart(
-                Path(task.out) / stream, task.number, task.options.shard_bytes, task.options.compression
-            )
-        parts[stream].add(converted)
-        counts.update(converted.counts)
-        add_stats(stats, converted.game, recording_stats(converted))
+            options = task.options
+            parts[stream] = StreamPart(Path(task.out) / stream, task.number, options.shard_bytes, options.compression)
+        parts[stream].add(recording, samples)
     report = {
         "streams": {name: part.finish() for name, part in sorted(parts.items())},
         "rejected": rejected,
@@ -55,6 +48,42 @@ def run_task(task: Task) -> dict[str, Any]:
     }
     write_file(task.report_file, json.dumps(report, sort_keys=True).encode() + b"\n")
     return report
+
+
+def _in_order(
+    task: Task, rejected: list[dict[str, str]], counts: Counter[str], stats: Stats
+) -> Iterator[tuple[str, RecordingEntry, Iterable[bytes]]]:
+    """(stream, recording, samples) by id; what else there is to report goes into the last three arguments."""
+    converted = _converted(task, rejected, counts, stats)
+    if isinstance(task.source, FolderSource):  # is in order
+        for stream, recording in converted:
+            yield stream, describe_recording(recording), map(encode_segment, recording.segments)
+        return
+    with contextlib.closing(SortedRecordings(task.report_file.parent)) as waiting:
+        for stream, recording in converted:
+            waiting.add(stream, recording)
+        yield from waiting
+
+
+def _converted(
+    task: Task, rejected: list[dict[str, str]], counts: Counter[str], stats: Stats
+) -> Iterator[tuple[str, Converted]]:
+    """(stream, recording) as the source gives them."""
+    try:
+        for raw in task.source.recordings():
+            try:
+                converted = convert_recording(raw)
+            except Rejected as verdict:
+                rejected.append(
+                    {"recording": raw.id, "where": raw.where, "reason": verdict.reason, "message": verdict.message}
+                )
+                continue
+            counts.update(converted.counts)
+            add_stats(stats, converted.game, recording_stats(converted))
+            yield stream_name(task.is_validation(raw.id), converted.game, task.options), converted
+            del raw, converted  # before the next one is read
+    except BadArchive as error:
+        rejected.append({"recording": "", "where": str(error), "reason": "damaged archive", "message": str(error)})
 
 
 def stream_name(is_validation: bool, game: str, options: Options) -> str:

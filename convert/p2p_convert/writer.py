@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,43 @@ from p2p_convert.segments import Converted
 
 HASH = "xxh3_64"
 _OFFSET_BYTES = 4  # what a sample costs in the shard's head
+
+
+def describe_recording(converted: Converted) -> RecordingEntry:
+    """The entry of a recording, its place among the samples still open."""
+    return RecordingEntry(
+        id=converted.id,
+        game=converted.game,
+        num_frames=converted.num_frames,
+        first_sample=0,
+        segment_frames=tuple(segment.num_frames for segment in converted.segments),
+        system_runs=converted.system_runs,
+        num_user=converted.num_user,
+        num_system=converted.num_system,
+    )
+
+
+class SortedRecordings:
+    """Recordings in any order in, in the order of their ids out, by way of a nameless file in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  closed by close
+        self._kept: list[tuple[str, RecordingEntry, int, list[int]]] = []
+
+    def add(self, stream: str, converted: Converted) -> None:
+        begin = self._file.tell()
+        sizes = [self._file.write(encode_segment(segment)) for segment in converted.segments]
+        self._kept.append((stream, describe_recording(converted), begin, sizes))
+
+    def __iter__(self) -> Iterator[tuple[str, RecordingEntry, Iterator[bytes]]]:
+        """(stream, recording, samples)."""
+        for stream, recording, begin, sizes in sorted(self._kept, key=lambda kept: kept[1].id):
+            self._file.seek(begin)
+            yield stream, recording, map(self._file.read, sizes)
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class StreamPart:
@@ -37,22 +76,10 @@ class StreamPart:
         self._shards: list[dict[str, Any]] = []
         self._recordings: list[RecordingEntry] = []
 
-    def add(self, converted: Converted) -> None:
-        """Append a recording; first_sample counts from the task's first sample."""
-        self._recordings.append(
-            RecordingEntry(
-                id=converted.id,
-                game=converted.game,
-                num_frames=converted.num_frames,
-                first_sample=self._num_samples,
-                segment_frames=tuple(segment.num_frames for segment in converted.segments),
-                system_runs=converted.system_runs,
-                num_user=converted.num_user,
-                num_system=converted.num_system,
-            )
-        )
-        for segment in converted.segments:
-            sample = encode_segment(segment)
+    def add(self, recording: RecordingEntry, samples: Iterable[bytes]) -> None:
+        """Append a recording; its first_sample becomes its place among the task's samples."""
+        self._recordings.append(dataclasses.replace(recording, first_sample=self._num_samples))
+        for sample in samples:
             if self._samples and self._size + len(sample) + _OFFSET_BYTES > self._shard_bytes:
                 self._flush()
             self._samples.append(sample)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -182,6 +184,74 @@ def test_games_have_streams_of_their_own(tmp_path: Path) -> None:
     summary = convert([tmp_path / "raw"], tmp_path / "out", Options(val_fraction=0, by_game=True))
     assert summary.recordings == {"train/doom": 2, "train/quake": 1}
     assert (tmp_path / "out" / "train" / "quake" / "index.json").is_file()
+
+
+def make_archive(path: Path, folders: list[Path]) -> Path:
+    """A .tar.gz of recordings as the public dataset has them, each with a video.mp4 that is not wanted."""
+    with tarfile.open(path, "w:gz") as tar:
+        for folder in folders:
+            for name in ("annotation.proto", "video.mp4", "192x192.mp4"):
+                source = folder / name
+                if name == "video.mp4":
+                    info = tarfile.TarInfo(f"dataset/batch/{folder.name}/{name}")
+                    info.size = 100_000
+                    tar.addfile(info, io.BytesIO(os.urandom(info.size)))
+                elif source.exists():
+                    tar.add(source, f"dataset/batch/{folder.name}/{name}")
+    return path
+
+
+@pytest.mark.parametrize("val_fraction", [0.0, 0.01])
+def test_an_archive_gives_the_same_shards_as_its_folders(raw: Path, tmp_path: Path, val_fraction: float) -> None:
+    archive = make_archive(tmp_path / "batch_00001.tar.gz", sorted(raw.iterdir(), reverse=True))
+    convert([archive], tmp_path / "a", Options(val_fraction=val_fraction))
+    convert([raw], tmp_path / "b", Options(val_fraction=val_fraction))
+    work = ("plan.json",)
+    assert tree_digest(tmp_path / "a", work) == tree_digest(tmp_path / "b", work)
+
+
+def test_an_archive_is_never_unpacked_nor_held_in_memory(tmp_path: Path) -> None:
+    big = bytes(30 << 20)
+    with tarfile.open(tmp_path / "big.tar.gz", "w:gz", compresslevel=1) as tar:
+        for number in range(8):
+            for name, content in (("annotation.proto", annotation(12).SerializeToString()), ("192x192.mp4", big)):
+                info = tarfile.TarInfo(f"d/rec_{number}/{name}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    program = f"""
+import resource
+from p2p_convert.sources import ArchiveSource
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+source = ArchiveSource({str(tmp_path / "big.tar.gz")!r}, 0)
+total = 0
+for raw in source.recordings():
+    total += len(raw.files["192x192.mp4"])
+    del raw
+print(total, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    out = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    num_bytes, extra_kib = map(int, out.split())
+    assert num_bytes == 8 * len(big)
+    assert extra_kib < 2.5 * len(big) / 1024  # a file in pieces, then in one
+    assert [path.name for path in tmp_path.iterdir()] == ["big.tar.gz"]
+
+
+def test_a_cut_off_archive_gives_what_is_whole_and_is_reported(raw: Path, tmp_path: Path) -> None:
+    archive = make_archive(tmp_path / "batch.tar.gz", sorted(raw.iterdir()))
+    content = archive.read_bytes()
+    archive.write_bytes(content[: len(content) * 2 // 3])
+    summary = convert([archive], tmp_path / "out", Options(val_fraction=0), max_rejected=0.9)
+    assert 1 <= summary.recordings["train"] < 6
+    assert "damaged archive" in summary.reasons
+
+
+def test_the_same_recording_from_two_archives_counts_once(raw: Path, tmp_path: Path) -> None:
+    folders = sorted(raw.iterdir())
+    make_archive(tmp_path / "raw_1.tar.gz", folders[:4])
+    make_archive(tmp_path / "raw_2.tar.gz", folders[3:])
+    summary = convert([tmp_path], tmp_path / "out", Options(val_fraction=0))
+    assert summary.recordings == {"train": 6}
+    assert summary.reasons == {"duplicate id": 1}
 
 
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
