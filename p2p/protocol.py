@@ -21,6 +21,7 @@ DEFAULT_SOCKET = "/tmp/uds.recap"
 FRAME_RATE_HZ = 20
 MAX_MESSAGE_BYTES = 32 * 2**20  # room for one frame of 3840 x 2160
 _LENGTH = struct.Struct("<I")
+_BLOCK_BYTES = 2**16
 _INT32_MAX = 2**31 - 1
 
 
@@ -41,12 +42,17 @@ class MessageReader:
 
     def __init__(self, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
         self._max_message_bytes = max_message_bytes
-        self._buffer = bytearray()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._prefix = bytearray()
+        self._blocks: list[bytearray] = []  # of the payload; a large message never moves while it grows
+        self._num_missing = 0
 
     @property
     def num_pending_bytes(self) -> int:
         """Bytes of a message that has not arrived completely."""
-        return len(self._buffer)
+        return len(self._prefix) + sum(map(len, self._blocks))
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[bytes]:
         """Add what arrived; returns the payloads that are complete now, in order.
@@ -54,26 +60,39 @@ class MessageReader:
         Raises:
             ProtocolError: when a length prefix announces more than the limit; nothing of it is kept.
         """
-        self._buffer += data
+        rest = memoryview(data)
         payloads: list[bytes] = []
-        start = 0
-        try:
-            while len(self._buffer) - start >= _LENGTH.size:
-                (length,) = _LENGTH.unpack_from(self._buffer, start)
-                if length > self._max_message_bytes:
-                    start = len(self._buffer)
-                    raise ProtocolError(
-                        f"a message of {length} bytes is announced, at most {self._max_message_bytes} are accepted; "
-                        "the length prefix must be 4 bytes, little-endian"
-                    )
-                end = start + _LENGTH.size + length
-                if len(self._buffer) < end:
+        while rest:
+            if len(self._prefix) < _LENGTH.size:
+                rest = self._take_prefix(rest)
+                if len(self._prefix) < _LENGTH.size:
                     break
-                payloads.append(bytes(memoryview(self._buffer)[start + _LENGTH.size : end]))
-                start = end
-        finally:
-            del self._buffer[:start]
+            part = rest[: self._num_missing]
+            rest = rest[len(part) :]
+            self._num_missing -= len(part)
+            if self._blocks and len(self._blocks[-1]) < _BLOCK_BYTES:
+                self._blocks[-1] += part
+            elif part:
+                self._blocks.append(bytearray(part))
+            if not self._num_missing:
+                payloads.append(b"".join(self._blocks))
+                self._reset()
         return payloads
+
+    def _take_prefix(self, rest: memoryview) -> memoryview:
+        """Move bytes of the length prefix over; returns what follows them."""
+        num_bytes = _LENGTH.size - len(self._prefix)
+        self._prefix += rest[:num_bytes]
+        if len(self._prefix) == _LENGTH.size:
+            (length,) = _LENGTH.unpack(self._prefix)
+            if length > self._max_message_bytes:
+                self._reset()
+                raise ProtocolError(
+                    f"a message of {length} bytes is announced, at most {self._max_message_bytes} are accepted; "
+                    "the length prefix must be 4 bytes, little-endian"
+                )
+            self._num_missing = length
+        return rest[num_bytes:]
 
 
 def frame_message(payload: bytes) -> bytes:
