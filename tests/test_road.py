@@ -23,11 +23,11 @@ def demo(repository: Path, out: Path) -> subprocess.CompletedProcess[str]:
         cwd=repository,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=900,
     )
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_the_road_leads_from_a_game_to_a_served_policy_and_a_report(repository: Path, tmp_path: Path) -> None:
     out = tmp_path / "demo"
     result = demo(repository, out)
