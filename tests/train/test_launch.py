@@ -28,9 +28,15 @@ def typed_run(
     """Three updates by `composer -n 2 launch`, the weights averaged; the run folder, and what was printed."""
     folder = tmp_path_factory.mktemp("typed") / "run"
     composer = str(Path(sys.executable).with_name("composer"))
-    command = [composer, "-n", "2", "launch", *small_run(folder, "max_duration=3ba", "ema_half_life=2")]
+    command = [
+        composer,
+        "-n",
+        "2",
+        "launch",
+        *small_run(folder, "max_duration=3ba", "ema_half_life=2", "data.augment=true"),
+    ]
     environment = {**os.environ, "WANDB_API_KEY": ""}
-    return folder, subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=280, env=environment)
+    return folder, subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=900, env=environment)
 
 
 def test_two_processes_train_as_typed_and_leave_a_policy(
