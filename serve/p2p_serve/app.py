@@ -103,24 +103,36 @@ async def _serve(
     server = Server(players, options.server, session_ended, lambda well: _tell(loop, warm, well))
     control = Control(text, {"report": lambda: _report(server, options), "forget": lambda: _forget(server)})
     loop.add_signal_handler(signal.SIGUSR1, lambda: log.info("%s", _report(server, options)))
-    where = [name for name in (str(options.socket or ""), options.tcp and _tcp_name(listeners["tcp"])) if name]
     await server.start([listeners[name] for name in ("socket", "tcp") if name in listeners])
-    log.info("listening on %s · %s · warming up in the background", " and ".join(where), options.what)
-    if options.tcp is not None:
-        log.warning("whoever reaches %s can connect: the protocol has no password", options.tcp)
-    _notify("READY=1")
-    if sys.stdin is not None and not sys.stdin.closed and text is not None:
-        control.read_terminal()
-    if options.text_file is not None:
-        control.watch_file(options.text_file)
-    if "text" in listeners:
-        await control.listen(listeners["text"])
+    _announce(options, listeners)
+    await _take_instructions(control, options, listeners, text)
     await stopped.wait()
     log.info("stopping")
     _notify("STOPPING=1")
     await control.stop()
     await server.stop()
     return status
+
+
+def _announce(options: AppOptions, listeners: dict[str, socket.socket]) -> None:
+    where = [str(options.socket)] if "socket" in listeners else []
+    if "tcp" in listeners:
+        where.append(_tcp_name(listeners["tcp"]))
+    log.info("listening on %s · %s · warming up in the background", " and ".join(where), options.what)
+    if "tcp" in listeners:
+        log.warning("whoever reaches %s can connect: the protocol has no password", options.tcp)
+    _notify("READY=1")
+
+
+async def _take_instructions(
+    control: Control, options: AppOptions, listeners: dict[str, socket.socket], text: TextSource | None
+) -> None:
+    if text is not None and sys.stdin is not None and not sys.stdin.closed:
+        control.read_terminal()
+    if options.text_file is not None:
+        control.watch_file(options.text_file)
+    if "text" in listeners:
+        await control.listen(listeners["text"])
 
 
 def _tell(loop: asyncio.AbstractEventLoop, function: Callable[[bool], None], value: bool) -> None:
@@ -165,8 +177,12 @@ def _forget(server: Server) -> str:
 
 
 def _write_png(latency: LatencyLog, path: Path | None) -> None:
-    if path is None:
-        return
+    """Draw in another thread: it takes a second, and a session may be going on."""
+    if path is not None:
+        asyncio.get_running_loop().run_in_executor(None, _draw, latency, path)
+
+
+def _draw(latency: LatencyLog, path: Path) -> None:
     try:
         latency.write_png(path)
     except (ValueError, OSError) as error:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from p2p.model import Policy
     from p2p_serve.app import AppOptions
+    from p2p_serve.players import PolicyPlayer
+    from p2p_serve.text import TextSource
 
 USER_ERROR = 2
 DEFAULT_SOCKET = Path("/tmp/uds.recap")
@@ -219,15 +221,11 @@ def _run_serve(args: argparse.Namespace) -> int:
     embedder = make_embedder(args.text_embedder or ("gemma" if wants_text else "null"))
     policy, what = _open_policy(args)
     from p2p_serve.app import run
-    from p2p_serve.engine import Engine
-    from p2p_serve.players import PolicyPlayer, SessionRecorder
     from p2p_serve.policies import cache_mib
 
     if args.sessions > 1:
         what += f" · {args.sessions} sessions with {cache_mib(policy):.0f} MiB each"
-    config = policy.config
-    sampling = config.sampling
-    text = TextSource(embedder, (config.num_text_tokens, config.text_dim))
+    text = TextSource(embedder, (policy.config.num_text_tokens, policy.config.text_dim))
     if args.text:
         try:
             text.set(args.text)
@@ -235,28 +233,32 @@ def _run_serve(args: argparse.Namespace) -> int:
             logging.getLogger(__name__).warning("%s", error)
     if args.record is not None:
         import av  # noqa: F401 (to learn now, not at the first client, that it is missing)
-    players = [
-        PolicyPlayer(
-            Engine(
-                policy,
-                temperature=sampling.temperature if args.temperature is None else args.temperature,
-                top_p=sampling.top_p if args.top_p is None else args.top_p,
-                greedy=sampling.greedy if args.greedy is None else args.greedy,
-                seed=None if args.seed is None else args.seed + number,
-            ),
-            config,
-            text,
-            mouse_sampling=args.mouse_sampling,
-            seed=None if args.seed is None else args.seed + number,
-            clear_every=args.clear_every,
-            forget_after_s=args.forget_after,
-            recorder=None
-            if args.record is None
-            else SessionRecorder(args.record, (config.frame_height, config.frame_width)),
-        )
-        for number in range(args.sessions)
-    ]
+    players = [_make_player(args, policy, text, number) for number in range(args.sessions)]
     return run(players, _app_options(args, what), text)
+
+
+def _make_player(args: argparse.Namespace, policy: Policy, text: TextSource, number: int) -> PolicyPlayer:
+    from p2p_serve.engine import Engine
+    from p2p_serve.players import PolicyPlayer, SessionRecorder
+
+    config, sampling = policy.config, policy.config.sampling
+    size = (config.frame_height, config.frame_width)
+    engine = Engine(
+        policy,
+        temperature=sampling.temperature if args.temperature is None else args.temperature,
+        top_p=sampling.top_p if args.top_p is None else args.top_p,
+        greedy=sampling.greedy if args.greedy is None else args.greedy,
+    )
+    return PolicyPlayer(
+        engine,
+        config,
+        text,
+        mouse_sampling=args.mouse_sampling,
+        seed=None if args.seed is None else args.seed + number,
+        clear_every=args.clear_every,
+        forget_after_s=args.forget_after,
+        recorder=None if args.record is None else SessionRecorder(args.record, size),
+    )
 
 
 def _app_options(args: argparse.Namespace, what: str) -> AppOptions:
