@@ -70,6 +70,16 @@ def in_turn(name: str, plain: Callable[[], Tensor], ours: Callable[[], Tensor], 
     print(f"{name:36s} plain {medians[0]:7.2f} s   model {medians[1]:7.2f} s   ratio {ratio:.2f}", flush=True)
 
 
+def print_attention_counts() -> None:
+    pattern = AttentionPattern(TokenLayout(1, 1, 1, 8), 200, 200, 0)
+    for device in ("cpu", "cuda"):
+        count = count_pairs(pattern, device)
+        print(
+            f"attention, T = 200, path for {device}: of {count.total:,} query-key pairs "
+            f"{count.visible / count.total:.1%} are visible, {count.computed / count.total:.1%} computed"
+        )
+
+
 def bench_cpu(size: str, num_timesteps: int, labelled: float, repeats: int) -> None:
     torch.set_num_threads(1)
     policy = make_policy(size, num_timesteps, "cpu")
@@ -91,6 +101,7 @@ def bench_cpu(size: str, num_timesteps: int, labelled: float, repeats: int) -> N
         repeats,
     )
     bench_parts(policy, plain, inputs, repeats)
+    print_attention_counts()
 
 
 def bench_parts(policy: Policy, plain: Policy, inputs: tuple[Tensor, Tensor, Tensor], repeats: int) -> None:
