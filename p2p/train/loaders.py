@@ -9,10 +9,11 @@ from composer.core import DataSpec, Evaluator, Event, State
 from composer.utils import dist
 from streaming import StreamingDataLoader
 
+from p2p.data.augment import augment
 from p2p.data.batch import collate
 from p2p.data.dataset import GameplayDataset
 from p2p.recipe import Recipe
-from p2p.train.composer_policy import count_chunks, split_batch, split_eval_batch
+from p2p.train.composer_policy import Batch, count_chunks, split_batch, split_eval_batch
 
 
 def build_train_data(recipe: Recipe) -> DataSpec:
@@ -25,7 +26,17 @@ def build_train_data(recipe: Recipe) -> DataSpec:
             f"steps; an update needs {recipe.global_batch} (global_batch)"
         )
     loader = _loader(recipe, dataset, per_process, drop_last=True)
-    return DataSpec(loader, split_batch=split_batch, get_num_samples_in_batch=count_chunks)
+    return DataSpec(
+        loader,
+        microbatch_transforms=_augment if recipe.data.augment else None,
+        split_batch=split_batch,
+        get_num_samples_in_batch=count_chunks,
+    )
+
+
+def _augment(batch: Batch) -> Batch:
+    """On the device, microbatch by microbatch."""
+    return {**batch, "frames": augment(batch["frames"])}
 
 
 def build_evaluators(recipe: Recipe, due: Callable[[State], bool]) -> list[Evaluator]:
