@@ -22,6 +22,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from plain_policy import plain_copy, plain_decoder, plain_forward, plain_observation
 
 from p2p.config import PolicyConfig
+from p2p.model.attention import AttentionPattern, count_pairs
+from p2p.model.mask import TokenLayout
 from p2p.model.policy import Policy
 
 # dim, num_layers, chunks per GPU as in the recipes
