@@ -70,7 +70,11 @@ def resize(frame: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint
         return frame
     vertical, horizontal = _axis(num_rows, height), _axis(num_columns, width)
     # Only the pixels that some output needs are touched, so a large source costs no more than a small one.
-    needed = frame.take(vertical.taps, axis=0).take(horizontal.taps, axis=1)
+    # Whole rows are the quicker way to begin, unless they are absurdly long.
+    if num_columns * height <= 8 * num_rows * width:
+        needed = frame.take(vertical.taps, axis=0).take(horizontal.taps, axis=1)
+    else:
+        needed = frame.take(horizontal.taps, axis=1).take(vertical.taps, axis=0)
     rows = _blend(needed.reshape(2, height, -1), vertical.weights[:, :, None], vertical.power)
     columns = rows.reshape(height, 2, width, num_channels).swapaxes(0, 1)
     return _blend(columns, horizontal.weights[:, None, :, None], horizontal.power)

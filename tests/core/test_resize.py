@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,18 @@ def test_a_frame_of_the_right_size_is_returned_as_it_is() -> None:
 def test_a_plain_colour_stays_what_it_is(shape: tuple[int, int], value: int) -> None:
     frame = np.full((*shape, 3), value, dtype=np.uint8)
     assert (resize(frame, 192, 192) == value).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 11_000_000), (11_000_000, 1), (3, 3_000_000), (3300, 3300)])
+def test_a_frame_of_any_proportions_takes_little_memory(shape: tuple[int, int]) -> None:
+    frame = np.zeros((*shape, 3), dtype=np.uint8)
+    tracemalloc.start()
+    try:
+        assert resize(frame, 192, 192).shape == (192, 192, 3)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 16 * 2**20
 
 
 def test_rows_and_columns_are_not_mixed_up() -> None:
