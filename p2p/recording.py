@@ -183,7 +183,8 @@ def _embedding(
         return None
     tensor = by_tokenizer[version].text_embeddings[tokenizer]
     values, shape = np.array(tensor.values, dtype=np.float32), tuple(tensor.shape)
-    if values.size == 0 or len(shape) != 2 or shape[0] * shape[1] != values.size or not np.isfinite(values).all():
+    fits = len(shape) == 2 and min(shape) > 0 and shape[0] * shape[1] == values.size
+    if not fits or not np.isfinite(values).all():
         skipped["text with a damaged embedding"] += 1
         return None
     return values.reshape(shape)

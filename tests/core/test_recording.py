@@ -207,7 +207,9 @@ class TestTexts:
         assert [span.instruction for span in text_spans(annotation, ["v2", "v1"])] == ["go"]
         assert text_spans(annotation, ["v3"]) == []
 
-    @pytest.mark.parametrize(("shape", "values"), [([1, 4], [1.0] * 3), ([4], [1.0] * 4), ([1, 1], [float("nan")])])
+    @pytest.mark.parametrize(
+        ("shape", "values"), [([1, 4], [1.0] * 3), ([4], [1.0] * 4), ([1, 1], [float("nan")]), ([-2, -3], [1.0] * 6)]
+    )
     def test_a_damaged_embedding_counts_as_none(self, shape: list[int], values: list[float]) -> None:
         annotation = self.annotation([1.0])
         tensor = annotation.frame_annotations[0].frame_text_annotation[0].text_embedding_dict["v1"]

@@ -10,8 +10,8 @@ import pytest
 
 from p2p.protocol import MAX_MESSAGE_BYTES
 from p2p_serve.cli import parse
+from p2p_serve.players import EchoPlayer
 from tests.serve.live import serving
-from tests.serve.test_server import EchoPlayer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCUMENTS = [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")]
