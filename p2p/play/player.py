@@ -107,7 +107,6 @@ class RocketShooter(_Scripted):
 
     rocket_units_per_step = 40.0
     ready_step = 16  # the launcher is up
-    delay_steps = 3.0  # from the press to the rocket
     max_pixels = 60
 
     def choose(self, things: list[Thing]) -> Action:
@@ -116,7 +115,7 @@ class RocketShooter(_Scripted):
             return Action((), (), self.max_pixels)
         monster = monsters[0]
         self._speed += 0.25 * (monster.lateral_speed - self._speed)
-        flight_steps = monster.distance / self.rocket_units_per_step + self.delay_steps
+        flight_steps = monster.distance / self.rocket_units_per_step
         lead_deg = math.degrees(math.atan2(self._speed * flight_steps, monster.distance))
         target = monster.bearing_deg + lead_deg
         buttons = ("0",) if abs(target) < 2 and self._step > self.ready_step else ()
