@@ -183,11 +183,13 @@ def read_results(path: Path) -> list[Episode]:
     return [Episode(**entry) for entry in json.loads(path.read_text())["episodes"]]
 
 
-def start_servers(stack: ExitStack, policy: Path, num_servers: int, seed: int) -> tuple[str, ...]:
+def start_servers(
+    stack: ExitStack, policy: Path, num_servers: int, seed: int, options: Sequence[str] = ()
+) -> tuple[str, ...]:
     """Addresses of as many servers of the policy, each with one CPU thread; they end with the stack."""
     from p2p.play.serving import served
 
-    options = ("--threads", "1")
+    options = ("--threads", "1", *options)
     return tuple(
         stack.enter_context(served(policy, seed=seed + index, options=options)) for index in range(num_servers)
     )
@@ -204,11 +206,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=2, help="games at once (%(default)s)")
     parser.add_argument("--realtime", action="store_true", help="hold the 20 Hz of the wall clock, one game at a time")
     parser.add_argument("--video", type=Path, help="film the policy's first episode into this .mp4")
+    parser.add_argument("--temperature", type=float, help="of the policy's sampling (default: the policy's own)")
+    parser.add_argument("--greedy", action="store_true", help="always the likeliest action")
     parser.add_argument("--window", action="store_true", help="in a window, with real keys and mouse; see --seconds")
     parser.add_argument("--seconds", type=float, default=60.0, help="of play in a window (%(default)s)")
     parser.add_argument("--title", default="", help="part of the title of the window of program:COMMAND")
     parser.add_argument("--record", type=Path, help="write the play in a window as a recording below this folder")
     parser.add_argument("--json", type=Path, help="write every episode's score there")
+
+
+def sampling_options(args: argparse.Namespace) -> list[str]:
+    """Options of p2p-serve that say how actions are drawn."""
+    chosen = [] if args.temperature is None else ["--temperature", str(args.temperature)]
+    return [*chosen, *(["--greedy"] if args.greedy else [])]
 
 
 def run_window(args: argparse.Namespace) -> int:
@@ -219,7 +229,7 @@ def run_window(args: argparse.Namespace) -> int:
     if args.policy is None and args.socket is None:
         raise ValueError("name the policy folder that is to play, or a running server with --socket")
     with ExitStack() as stack:
-        address = args.socket or stack.enter_context(served(args.policy, seed=args.seed))
+        address = args.socket or stack.enter_context(served(args.policy, args.seed, sampling_options(args)))
         settings = WindowSettings(
             args.game, address, args.seconds, FIRST_SEED + args.seed, args.title, args.record, args.video
         )
@@ -246,7 +256,7 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
         addresses: tuple[str, ...] = (args.socket,) if args.socket else ()
         if args.policy is not None and not addresses:
-            addresses = start_servers(stack, args.policy, num_workers, args.seed)
+            addresses = start_servers(stack, args.policy, num_workers, args.seed, sampling_options(args))
         settings = PlaySettings(args.game, addresses, args.realtime)
         episodes = play(settings, jobs, num_workers)
     say(f"{args.game}, {args.episodes} episodes of each player")
