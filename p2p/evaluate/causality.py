@@ -12,7 +12,7 @@ score together with the loss.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,8 +56,8 @@ def part_ends(num_timesteps: int, num_parts: int) -> list[int]:
     return [(part + 1) * num_timesteps // num_parts - 1 for part in range(num_parts)]
 
 
-def action_divergence(logits: Any, other: Any) -> torch.Tensor:
-    """KL(f || f~) of the whole action in nats: two ActionLogits [..., slots, V] -> [...]."""
+def action_divergence(logits: Iterable[torch.Tensor], other: Iterable[torch.Tensor]) -> torch.Tensor:
+    """KL(f || f~) of the whole action in nats: the heads' logits of both, each [..., slots, V] -> [...]."""
     import torch
     import torch.nn.functional as F
 
@@ -73,22 +73,23 @@ def swap_frames(frames: torch.Tensor, donors: Sequence[torch.Tensor], rng: np.ra
     import torch
 
     swapped, pool = frames.clone(), torch.cat(list(donors))
-    for step in np.flatnonzero(rng.random(len(frames)) < SWAP_PROBABILITY):
-        swapped[step] = pool[int(rng.integers(len(pool)))]
+    steps = np.flatnonzero(rng.random(len(frames)) < SWAP_PROBABILITY)
+    swapped[torch.from_numpy(steps)] = pool[torch.from_numpy(rng.integers(len(pool), size=len(steps)))]
     return swapped
 
 
 def chunk_divergence(
     policy: PolicyFunction, chunk: dict[str, Any], swapped: torch.Tensor, num_parts: int
-) -> tuple[float, Any]:
-    """Sum over the part ends of one chunk, and the logits of the untouched chunk."""
+) -> tuple[float, dict[str, torch.Tensor]]:
+    """Sum over the part ends of one chunk, and the logits of the untouched chunk, head -> [T, slots, V]."""
     import torch
 
     with torch.inference_mode():
-        actions, text = chunk["actions"][None], chunk["text"][None]
-        logits = policy(chunk["frames"][None], actions, text)
-        divergence = action_divergence(logits, policy(swapped[None], actions, text))
-    return float(divergence[0, part_ends(divergence.shape[1], num_parts)].sum()), logits
+        actions, text = (torch.stack([chunk[name]] * 2) for name in ("actions", "text"))
+        logits = policy(torch.stack([chunk["frames"], swapped]), actions, text)._asdict()
+    before, after = ({head: value[row] for head, value in logits.items()} for row in (0, 1))
+    divergence = action_divergence(before.values(), after.values())
+    return float(divergence[part_ends(len(divergence), num_parts)].sum()), before
 
 
 def causality(
@@ -117,8 +118,7 @@ def causality(
             divergence, logits = chunk_divergence(policy, chunk, swapped, num_parts)
             total += divergence
             mask = chunk["user_mask"] & chunk["valid_mask"]
-            heads = {head: value[0].float().cpu() for head, value in logits._asdict().items()}
-            losses.append(metrics.loss_tally(heads, chunk["actions"], mask, stream.space))
+            losses.append(metrics.loss_tally(logits, chunk["actions"], mask, stream.space))
         sums.append(total)
     loss = float(metrics.perplexities(metrics.add_tallies(losses), stream.space)["loss"])
     std = float(np.std(sums, ddof=1)) if num_repeats > 1 else 0.0

@@ -41,13 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chunks", type=int, help="evaluate the first N chunks only")
     parser.add_argument("--free-chunks", type=int, default=64, help="chunks for the free run (default 64; 0: none)")
     parser.add_argument("--causality-repeats", type=int, default=3, help="repeats of the causality score (0: none)")
-    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--batch-size", type=int, help="chunks at a time (default: about 400 frames)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default=None, help="cpu or cuda (default: cuda when there is one)")
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.batch_size < 1:
+    if args.batch_size is not None and args.batch_size < 1:
         raise ValueError(f"--batch-size is {args.batch_size}; write 1 or more")
     from p2p.evaluate.policies import open_policy
     from p2p.evaluate.report import table_rows, text_table, write_report

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from p2p.data import GameplayDataset
 
 INDEX_NAME = "index.json"
+FRAMES_PER_BATCH = 400
 
 
 @dataclass
@@ -28,7 +29,7 @@ class Stream:
     """Chunks of one stream, by recording and time.
 
     Chunk i is dataset[ids[i]], a part of the recording chunks[i]; full[i]: it has no padding. games: recording ->
-    game. Without ids the order is that of the dataset.
+    game. num_timesteps: T. Without ids the order is that of the dataset.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Stream:
     chunks: list[str]
     games: Mapping[str, str]
     full: Sequence[bool]
+    num_timesteps: int
     ids: Sequence[int] = ()
     _of_recording: dict[str, list[int]] = field(default_factory=dict)
 
@@ -55,8 +57,9 @@ class Stream:
             for name, value in self.dataset[self.ids[index] if self.ids else index].items()
         }
 
-    def batches(self, batch_size: int, num_chunks: int | None = None) -> Iterator[dict[str, Any]]:
-        """All chunks in order, or the first `num_chunks`, as batches [B, ...]."""
+    def batches(self, batch_size: int | None = None, num_chunks: int | None = None) -> Iterator[dict[str, Any]]:
+        """All chunks in order, or the first `num_chunks`, as batches [B, ...]; default B: about 400 frames."""
+        batch_size = batch_size or max(1, FRAMES_PER_BATCH // self.num_timesteps)
         total = len(self.chunks) if num_chunks is None else min(num_chunks, len(self.chunks))
         for begin in range(0, total, batch_size):
             yield collate([self.tensors(index) for index in range(begin, min(begin + batch_size, total))])
@@ -122,6 +125,7 @@ def open_stream(location: str | Path, config: PolicyConfig, size: tuple[int, int
         space=config.action_space,
         chunks=[recording for recording, *_ in located],
         games={entry.id: entry.game for *_, entry in located},
+        num_timesteps=config.num_timesteps,
         full=[start + config.num_timesteps + 1 <= entry.num_frames for _, start, _, entry in located],
         ids=[index for _, _, index, _ in located],
     )

@@ -56,7 +56,7 @@ class Options:
 
     data: tuple[str, ...]
     num_chunks: int | None
-    batch_size: int
+    batch_size: int | None
     device: str | None
     min_steps: int
     max_steps: int | None
@@ -241,22 +241,28 @@ def _value(values: dict[str, Any], name: str) -> float:
 
 
 def draw_curve(rows: list[dict[str, Any]], path: Path) -> None:
-    """Perplexity against updates, one curve per data set; a checkpoint without a step is a dotted line."""
+    """Perplexity against updates, a curve per data set and folder of checkpoints (one run each).
+
+    A checkpoint without a step is a dotted line, repeating the previous action a dashed one.
+    """
     from p2p.evaluate.figures import new_figure, save_figure
 
-    figure, axes = new_figure(7.0, 3.6)
-    for data in dict.fromkeys(row["data"] for row in rows):
+    figure, axes = new_figure(8.0, 3.6)
+    for number, data in enumerate(dict.fromkeys(row["data"] for row in rows)):
         chosen = [row for row in rows if row["data"] == data]
-        stepped = sorted(
-            (row["step"], _value(row["metrics"]["policy"], "perplexity")) for row in chosen if row["step"] is not None
-        )
-        (line,) = axes.plot([s for s, _ in stepped], [p for _, p in stepped], marker="o", markersize=3, label=data)
-        baseline = _value(chosen[-1]["metrics"][BASELINE], "perplexity")
-        axes.axhline(baseline, color=line.get_color(), linestyle="--", linewidth=0.9, label=f"{BASELINE}, {data}")
+        curves: dict[str, list[tuple[int, float]]] = {}
         for row in chosen:
+            value, folder = _value(row["metrics"]["policy"], "perplexity"), str(Path(row["checkpoint"]).parent)
             if row["step"] is None:
-                value = _value(row["metrics"]["policy"], "perplexity")
-                axes.axhline(value, color=line.get_color(), linestyle=":", label=f"{row['checkpoint']}, {data}")
+                axes.axhline(value, color=f"C{number}", linestyle=":", label=f"{row['checkpoint']}, {data}")
+            else:
+                curves.setdefault(folder, []).append((row["step"], value))
+        for style, (folder, points) in enumerate(curves.items()):
+            steps, values = zip(*sorted(points), strict=True)
+            marker = "osD^v"[style % 5]
+            axes.plot(steps, values, color=f"C{number}", marker=marker, markersize=4, label=f"{folder}, {data}")
+        baseline = _value(chosen[-1]["metrics"][BASELINE], "perplexity")
+        axes.axhline(baseline, color=f"C{number}", linestyle="--", linewidth=0.9, label=f"{BASELINE}, {data}")
     axes.set_xlabel("updates")
     axes.set_ylabel("perplexity")
     axes.set_yscale("log")
@@ -276,7 +282,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-steps", type=int, default=0, help="leave out earlier checkpoints")
     parser.add_argument("--max-steps", type=int, help="leave out later ones; a watch ends when this one is done")
     parser.add_argument("--chunks", type=int, help="evaluate on the first N chunks of each stream only")
-    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--batch-size", type=int, help="chunks at a time (default: about 400 frames)")
     parser.add_argument("--device", default=None, help="cpu or cuda (default: cuda when there is one)")
     parser.add_argument(
         "--out", type=Path, help="where the results go (default: the folder; of s3://, ./NAME-validation)"
@@ -335,8 +341,8 @@ def start_tracking(folder: Path) -> Callable[[dict[str, Any]], None] | None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.batch_size < 1 or args.interval_s <= 0:
-        raise ValueError(f"--batch-size {args.batch_size} --interval-s {args.interval_s}: both must be positive")
+    if (args.batch_size is not None and args.batch_size < 1) or args.interval_s <= 0:
+        raise ValueError(f"--batch-size {args.batch_size} --interval-s {args.interval_s}: write positive numbers")
     folder, out = open_folder(args.folder, args.out)
     options = Options(
         data=tuple(args.data or data_of_recipe(args.folder)),

@@ -43,7 +43,7 @@ def stream(games: tuple[str, ...] = ("g", "g", "g")) -> Stream:
     """Recordings r0, r1, ... with two chunks each; recording i is of the game games[i]."""
     samples = [sample(f"r{i}", k * T, 10 * i + k) for i in range(len(games)) for k in range(2)]
     names = [s["recording"] for s in samples]
-    return Stream("made", samples, SPACE, names, {f"r{i}": g for i, g in enumerate(games)}, [True] * len(samples))
+    return Stream("made", samples, SPACE, names, {f"r{i}": g for i, g in enumerate(games)}, [True] * len(samples), T)
 
 
 def constructed(sees: float, copies: float) -> Any:
