@@ -326,6 +326,7 @@ def report(settings: DemoSettings, seed: int, episodes: Sequence[Episode], secon
         f"training: `{' '.join(train_command(settings, seed, run_folder))}`",
         f"play: {settings.episodes} episodes of each player, on seeds that no recording used",
     ]
+    facts += causality_facts(folder / "evaluation" / "report.json")
     links = [("film of the policy's first episode", "play.mp4"), ("every episode's score", "play.json")]
     if (folder / "evaluation").is_dir():
         pages = sorted((folder / "evaluation").glob("*.html"))
@@ -333,6 +334,15 @@ def report(settings: DemoSettings, seed: int, episodes: Sequence[Episode], secon
     title = f"P2P demo: {settings.game}, training seed {seed}"
     content = Report(title, game_info(settings.game), episodes, facts, run_folder / "metrics.jsonl", links, seconds)
     return write_report(content, folder)
+
+
+def causality_facts(path: Path) -> list[str]:
+    """The line about the causality score of an evaluation's report.json, if there is one."""
+    causality = _read_note(path).get("causality")
+    if not causality:
+        return []
+    score, std, per_step = (causality[name] for name in ("score", "std", "per_step"))
+    return [f"causality score: {score:.0f} ± {std:.0f}, {per_step:.2f} nats a step (0: the picture changes nothing)"]
 
 
 def verdict(settings: DemoSettings, episodes: Sequence[Episode]) -> tuple[bool, str]:
