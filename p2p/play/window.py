@@ -1,7 +1,7 @@
 """Real-time play in a window: what Recap does on Windows, on any X display (a virtual one when there is none).
 
     p2p play POLICY --game doom:health_gathering --window --seconds 60
-    p2p play POLICY --game program:'crispy-doom -window -iwad /usr/share/games/doom/freedoom1.wad' --seconds 60
+    p2p play POLICY --game "program:crispy-doom -window -iwad freedoom1.wad" --seconds 60
 
 Pixels are grabbed from the window at 20 Hz, keys and mouse go to it as real input events. When a person touches the
 keyboard or the mouse the model yields, and takes over again on F9. `p2p record --window` records a person's play.
