@@ -29,7 +29,7 @@ def typed_lines(document: Path) -> list[str]:
         if line.startswith((" ", "\t", "$", *(f"{program} " for program in PROGRAMS))):
             words = text.split()
             if words and words[0] in PROGRAMS:
-                lines.append(text.partition("  #")[0].partition(" # ")[0].strip())
+                lines.append(re.split(r" # |\s{3,}", text)[0].strip())
     return lines
 
 
