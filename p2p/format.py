@@ -87,8 +87,8 @@ class Segment:
     """Frames first_frame .. first_frame + n - 1 of a recording, with the action that followed each of them.
 
     keys uint8 [n, 6], buttons uint8 [n, 3], mouse_px int32 [n, 2], taken uint8 [n]; packet_sizes uint32 [p],
-    packet_frames int32 [p] and packet_starts int32 [k] as in COLUMNS; annotation is the raw file, b"" after the
-    first segment.
+    packet_frames int32 [p] and packet_starts int32 [k] as in COLUMNS; packets are the packets in as many pieces
+    as they came in (`payload` joins them); annotation is the raw file, b"" after the first segment.
     """
 
     recording: str
@@ -96,7 +96,7 @@ class Segment:
     first_frame: int
     num_frames: int
     video: Video
-    packets: bytes
+    packets: Sequence[bytes | memoryview]
     packet_sizes: NDArray[np.uint32]
     packet_frames: NDArray[np.int32]
     packet_starts: NDArray[np.int32]
@@ -108,13 +108,23 @@ class Segment:
     annotation: bytes = b""
     source: Mapping[str, Any] | None = None
 
+    def payload(self) -> memoryview:
+        """All packets, one after another."""
+        return memoryview(self.packets[0] if len(self.packets) == 1 else b"".join(self.packets))
 
-def encode_segment(segment: Segment) -> bytes:
-    """The MDS sample of a segment: sizes of the variable columns, then the columns in alphabetical order."""
-    values = _columns(segment)
-    parts = [values[name] for name in _COLUMN_NAMES]
-    sizes = [len(part) for name, part in zip(_COLUMN_NAMES, parts, strict=True) if COLUMNS[name] not in _FIXED_SIZE]
-    return b"".join([np.array(sizes, "<u4").tobytes(), *parts])
+
+def encode_segment(segment: Segment) -> list[bytes | memoryview]:
+    """The MDS sample of a segment in pieces, to be written one after another (joining packets would cost).
+
+    First the sizes of the variable columns, then the columns in alphabetical order.
+    """
+    columns: dict[str, Sequence[bytes | memoryview]] = {
+        **{name: (value,) for name, value in _columns(segment).items()},
+        "packets": segment.packets,
+    }
+    variable = [columns[name] for name in _COLUMN_NAMES if COLUMNS[name] not in _FIXED_SIZE]
+    sizes = [sum(map(len, pieces)) for pieces in variable]
+    return [np.array(sizes, "<u4").tobytes(), *(piece for name in _COLUMN_NAMES for piece in columns[name])]
 
 
 def _columns(segment: Segment) -> dict[str, bytes]:
@@ -131,7 +141,6 @@ def _columns(segment: Segment) -> dict[str, bytes]:
         "packet_frames": _array(segment.packet_frames, "<i4", segment.packet_sizes.shape, "packet_frames"),
         "packet_sizes": _array(segment.packet_sizes, "<u4", segment.packet_sizes.shape, "packet_sizes"),
         "packet_starts": _array(segment.packet_starts, "<i4", segment.packet_starts.shape, "packet_starts"),
-        "packets": segment.packets,
         "recording": segment.recording.encode(),
         "segment": np.array(segment.index, "<i8").tobytes(),
         "source": _json(segment.source or {}),
@@ -194,7 +203,7 @@ def decode_segment(sample: bytes, with_annotation: bool = False) -> Segment:
             first_frame=first,
             num_frames=n,
             video=Video(**known),
-            packets=columns["packets"],  # type: ignore[arg-type]  # a view: the decoder copies packet by packet
+            packets=(columns["packets"],),
             packet_sizes=np.frombuffer(columns["packet_sizes"], "<u4"),
             packet_frames=np.frombuffer(columns["packet_frames"], "<i4"),
             packet_starts=np.frombuffer(columns["packet_starts"], "<i4"),
@@ -244,7 +253,7 @@ def _decode_texts(columns: Mapping[str, memoryview]) -> tuple[Text, ...]:
     return tuple(texts)
 
 
-def compress(data: bytes, level: int = 9) -> bytes:
+def compress(data: bytes, level: int = 3) -> bytes:
     """zstd frame of `data`."""
     import zstd
 
@@ -267,18 +276,18 @@ def decompress(data: bytes) -> bytes:
         raise ValueError(f"not a zstd frame: {error}") from error
 
 
-def encode_shard(samples: Sequence[bytes]) -> bytes:
-    """An MDS shard file: sample count, offsets, a JSON header, the samples.
+def shard_head(sample_sizes: Sequence[int]) -> bytes:
+    """What an MDS shard file begins with, before its samples: their count, their offsets, a JSON header.
 
     Raises:
         ValueError: when it would pass 4 GiB, the reach of MDS's 32-bit offsets.
     """
     header = _json({**_shard_config(None, ()), "size_limit": None})
-    begin = 4 + 4 * (len(samples) + 1) + len(header)
-    offsets = begin + np.concatenate([[0], np.cumsum([len(s) for s in samples], dtype=np.int64)])
+    begin = 4 + 4 * (len(sample_sizes) + 1) + len(header)
+    offsets = begin + np.concatenate([[0], np.cumsum(sample_sizes, dtype=np.int64)])
     if offsets[-1] >= 2**32:
         raise ValueError(f"a shard of {offsets[-1]} bytes; MDS shards must stay below 4 GiB: use smaller shards")
-    return b"".join([np.array(len(samples), "<u4").tobytes(), offsets.astype("<u4").tobytes(), header, *samples])
+    return np.array(len(sample_sizes), "<u4").tobytes() + offsets.astype("<u4").tobytes() + header
 
 
 def _shard_config(compression: str | None, hashes: Iterable[str]) -> dict[str, Any]:

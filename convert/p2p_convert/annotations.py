@@ -29,10 +29,14 @@ class Actions:
     taken: NDArray[np.uint8]
 
 
-def extract_actions(annotation: VideoAnnotation, num_frames: int, counts: Counter[str]) -> Actions:
-    """The rows of a recording of n frames.
+def extract(annotation: VideoAnnotation, num_frames: int, counts: Counter[str]) -> tuple[Actions, list[Text]]:
+    """The rows of a recording of n frames, and its instructions, of every annotator, in order.
 
-    `counts` receives the foreign names of keys and buttons ("key NAME", "button NAME"), each once per frame.
+    An instruction on annotation i + 1 begins at the row of frame i; that of annotation 0, and those past the
+    last step, have no row.
+
+    `counts` receives the foreign names of keys and buttons ("key NAME", "button NAME"), each once per frame, and
+    what is odd about texts.
     """
     ids = np.zeros((num_frames, MAX_KEYS + MAX_BUTTONS), np.uint8)
     mouse_px = np.zeros((num_frames, 2), np.int32)
@@ -40,14 +44,20 @@ def extract_actions(annotation: VideoAnnotation, num_frames: int, counts: Counte
     seen: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[list[int], Counter[str]]] = {}
     rows: list[int] = []
     row_ids: list[list[int]] = []
-    motion: list[tuple[int, int]] = []
+    motion: list[int] = []
+    texts: list[Text] = []
     for row, frame in enumerate(annotation.frame_annotations[1:num_frames]):
-        if frame.system_action.is_known:
-            action, taken[row] = frame.system_action, SYSTEM
-        elif frame.user_action.is_known:
-            action, taken[row] = frame.user_action, USER
+        if frame.frame_text_annotation:
+            texts += [_text(text, row, counts) for text in frame.frame_text_annotation]
+        # Each access makes an object, and this loop is most of what a conversion costs beside reading.
+        action = frame.system_action
+        if action.is_known:
+            taken[row] = SYSTEM
         else:
-            continue
+            action = frame.user_action
+            if not action.is_known:
+                continue
+            taken[row] = USER
         mouse = action.mouse
         names = tuple(action.keyboard.keys), tuple(mouse.buttons_down)
         known = seen.get(names)
@@ -58,28 +68,16 @@ def extract_actions(annotation: VideoAnnotation, num_frames: int, counts: Counte
         delta = mouse.mouse_delta_px
         rows.append(row)
         row_ids.append(known[0])
-        motion.append((delta.x, delta.y))
+        motion += (delta.x, delta.y)
     if rows:
-        ids[rows], mouse_px[rows] = row_ids, motion
-    return Actions(ids[:, :MAX_KEYS], ids[:, MAX_KEYS:], mouse_px, taken)
+        ids[rows] = row_ids
+        mouse_px[rows] = np.array(motion, np.int32).reshape(-1, 2)
+    return Actions(ids[:, :MAX_KEYS], ids[:, MAX_KEYS:], mouse_px, taken), texts
 
 
 def _encode_names(keys: tuple[str, ...], buttons: tuple[str, ...]) -> tuple[list[int], Counter[str]]:
     unknown: Counter[str] = Counter()
     return encode_keys(keys, MAX_KEYS, unknown) + encode_buttons(buttons, MAX_BUTTONS, unknown), unknown
-
-
-def extract_texts(annotation: VideoAnnotation, num_frames: int, counts: Counter[str]) -> list[Text]:
-    """The instructions of a recording in their order, of every annotator.
-
-    An instruction on annotation i + 1 begins at the row of frame i; that of annotation 0, and those past the
-    last step, have no row. `counts` receives what is odd about them.
-    """
-    texts = []
-    for row, frame in enumerate(annotation.frame_annotations[1:num_frames]):
-        for text in frame.frame_text_annotation:
-            texts.append(_text(text, row, counts))
-    return texts
 
 
 def _text(text: FrameTextAnnotation, row: int, counts: Counter[str]) -> Text:

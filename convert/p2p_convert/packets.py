@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from pathlib import Path
 
 import av
 import av.error
@@ -39,19 +40,20 @@ class PacketList:
         return int(np.count_nonzero(self.frames >= 0))
 
 
-def read_packets(content: bytes, where: str) -> PacketList:
-    """The packets of the video in `content`; `where` names it in errors.
+def read_packets(video: bytes | Path, where: str) -> PacketList:
+    """The packets of a video, given as its content or its path; `where` names it in errors.
 
     Raises:
         Rejected: when it is not a video, holds no frame, or was cut off.
     """
+    num_bytes = len(video) if isinstance(video, bytes) else video.stat().st_size
     try:
-        with av.open(io.BytesIO(content), mode="r") as container:
+        with av.open(io.BytesIO(video) if isinstance(video, bytes) else str(video), mode="r") as container:
             if not container.streams.video:
                 raise Rejected("no video stream", f"{where} holds no video")
-            return _read_stream(container, len(content), where)
+            return _read_stream(container, num_bytes, where)
     except av.error.FFmpegError as error:
-        raise Rejected("unreadable video", f"{where} ({len(content)} bytes): {error.strerror}") from error
+        raise Rejected("unreadable video", f"{where} ({num_bytes} bytes): {error.strerror}") from error
 
 
 def _read_stream(container: InputContainer, num_bytes: int, where: str) -> PacketList:
@@ -60,19 +62,21 @@ def _read_stream(container: InputContainer, num_bytes: int, where: str) -> Packe
     pts: list[int | None] = []
     hidden: list[int] = []
     keys: list[int] = []
-    changes_codec = False
+    changes_codec = is_cut_off = False
     for packet in container.demux(stream):
-        if packet.size == 0:
+        content = bytes(packet)
+        if not content:
             continue
-        if packet.is_corrupt:
-            raise Rejected("truncated video", f"{where}: the file ends inside packet {len(data)} of {stream.frames}")
+        is_cut_off = packet.is_corrupt
         if packet.is_discard:
             hidden.append(len(data))
         if packet.is_keyframe:
             keys.append(len(data))
             changes_codec |= packet.has_sidedata("new_extradata")
         pts.append(packet.pts)
-        data.append(bytes(packet))
+        data.append(content)
+    if is_cut_off:
+        raise Rejected("truncated video", f"{where}: the file ends inside packet {len(data)} of {stream.frames}")
     if len(data) < stream.frames and max(e.pos + e.size for e in stream.index_entries) > num_bytes:
         raise Rejected("truncated video", f"{where}: {len(data)} of {stream.frames} packets are there")
     if not len(data) > len(hidden):

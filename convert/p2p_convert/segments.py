@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +15,7 @@ from numpy.typing import NDArray
 from p2p.format import SYSTEM, USER, Segment, Text
 from p2p.proto.video_annotation_pb2 import VideoAnnotation
 from p2p.recording import ANNOTATION_FILE, parse_annotation
-from p2p_convert.annotations import Actions, extract_actions, extract_texts
+from p2p_convert.annotations import Actions, extract
 from p2p_convert.errors import Rejected
 from p2p_convert.packets import PacketList, read_packets
 
@@ -21,11 +24,11 @@ MIN_SEGMENT_FRAMES = 256  # keyframes allowing; a chunk of 200 steps then lies i
 
 @dataclass(frozen=True)
 class RawRecording:
-    """The files of one recording: its id (the folder's name), where it lies, and {file name: bytes}."""
+    """The files of one recording: its id (the folder's name), where it lies, and {file name: content or path}."""
 
     id: str
     where: str
-    files: dict[str, bytes]
+    files: Mapping[str, bytes | Path]
 
 
 @dataclass(frozen=True)
@@ -65,30 +68,36 @@ def convert_recording(raw: RawRecording) -> Converted:
     counts: Counter[str] = Counter()
     if ANNOTATION_FILE not in raw.files:
         raise Rejected("no annotation", f"{raw.where} has no {ANNOTATION_FILE}")
-    annotation = _parse(raw)
+    content = _read(raw.files[ANNOTATION_FILE])
+    annotation = _parse(content, f"{raw.where}/{ANNOTATION_FILE}")
     video_name = video_file(raw.files)
     if video_name is None:
         raise Rejected("no video", f"{raw.where} has no 192x192.mp4")
     packets = read_packets(raw.files[video_name], f"{raw.where}/{video_name}")
-    actions = extract_actions(annotation, packets.num_frames, counts)
-    texts = extract_texts(annotation, packets.num_frames, counts)
+    actions, texts = extract(annotation, packets.num_frames, counts)
     num_annotations = len(annotation.frame_annotations)
     if num_annotations != packets.num_frames:
         counts["more annotations than frames" if num_annotations > packets.num_frames else "fewer annotations"] += 1
-    source = {
-        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        for name, content in sorted(raw.files.items())
-        if name in (ANNOTATION_FILE, video_name)
-    }
-    segments = _cut(raw.id, packets, actions, texts, raw.files[ANNOTATION_FILE], source)
+    source = {name: _describe(raw.files[name]) for name in sorted((ANNOTATION_FILE, video_name))}
+    segments = _cut(raw.id, packets, actions, texts, content, source)
     if packets.doubtful:
         _try_to_decode(raw.files[video_name], packets.doubtful, segments, f"{raw.where}/{video_name}")
     return Converted(raw.id, game_name(annotation), packets.num_frames, segments, actions.taken, actions, counts)
 
 
-def _parse(raw: RawRecording) -> VideoAnnotation:
-    content = raw.files[ANNOTATION_FILE]
-    where = f"{raw.where}/{ANNOTATION_FILE}"
+def _read(file: bytes | Path) -> bytes:
+    return file if isinstance(file, bytes) else file.read_bytes()
+
+
+def _describe(file: bytes | Path) -> dict[str, object]:
+    """Size and SHA-256 of a file."""
+    if isinstance(file, bytes):
+        return {"bytes": len(file), "sha256": hashlib.sha256(file).hexdigest()}
+    with open(file, "rb") as opened:
+        return {"bytes": os.fstat(opened.fileno()).st_size, "sha256": hashlib.file_digest(opened, "sha256").hexdigest()}
+
+
+def _parse(content: bytes, where: str) -> VideoAnnotation:
     if not content:
         raise Rejected("empty annotation", f"{where} has 0 bytes")
     try:
@@ -106,7 +115,7 @@ def game_name(annotation: VideoAnnotation) -> str:
     return f"{env.env}/{env.env_subtype}" if env.env_subtype else env.env
 
 
-def video_file(names: dict[str, bytes]) -> str | None:
+def video_file(names: Mapping[str, object]) -> str | None:
     """The video of a recording to convert, out of its file names."""
     return "192x192.mp4" if "192x192.mp4" in names else None
 
@@ -120,7 +129,7 @@ def _cut(
     source: dict[str, dict[str, object]],
 ) -> list[Segment]:
     segments: list[Segment] = []
-    sizes = np.array([len(p) for p in packets.data], np.uint32)
+    sizes = np.fromiter(map(len, packets.data), np.uint32, len(packets.data))
     for first_packet, end_packet in _cut_points(packets):
         frames = packets.frames[first_packet:end_packet]
         first = int(frames[frames >= 0].min())
@@ -133,7 +142,7 @@ def _cut(
             first_frame=first,
             num_frames=n,
             video=packets.video,
-            packets=b"".join(packets.data[first_packet:end_packet]),
+            packets=packets.data[first_packet:end_packet],
             packet_sizes=sizes[first_packet:end_packet],
             packet_frames=np.where(frames >= 0, frames - first, -1).astype(np.int32),
             packet_starts=(starts - first_packet).astype(np.int32),
@@ -166,7 +175,7 @@ def _cut_points(packets: PacketList) -> list[tuple[int, int]]:
     return list(zip(cuts, [*cuts[1:], len(packets.data)], strict=True))
 
 
-def _try_to_decode(content: bytes, doubt: str, segments: list[Segment], where: str) -> None:
+def _try_to_decode(video: bytes | Path, doubt: str, segments: list[Segment], where: str) -> None:
     """Decode the file and the segments, and compare.
 
     Raises:
@@ -175,7 +184,7 @@ def _try_to_decode(content: bytes, doubt: str, segments: list[Segment], where: s
     from p2p_convert.verify import decode_file, decode_segments
 
     try:
-        expected = decode_file(content)
+        expected = decode_file(video)
     except ValueError as error:
         raise Rejected("video does not decode", f"{where}: {error}") from error
     if decode_segments(segments) != expected:

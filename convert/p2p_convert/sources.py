@@ -28,7 +28,7 @@ class FolderSource:
         """The recordings in order."""
         for name in self.folders:
             folder = Path(name)
-            files = {n: (folder / n).read_bytes() for n in WANTED_FILES if (folder / n).is_file()}
+            files: dict[str, bytes | Path] = {n: folder / n for n in WANTED_FILES if (folder / n).is_file()}
             yield RawRecording(folder.name, name, files)
 
 
@@ -48,7 +48,7 @@ class ArchiveSource:
         Raises:
             BadArchive: after the last whole recording, when the archive ends too early or is damaged.
         """
-        files: dict[str, bytes] = {}
+        files: dict[str, bytes | Path] = {}
         folder = ""
         for member, read in _members(self.archive):
             parent, name = str(PurePosixPath(member).parent), PurePosixPath(member).name
@@ -61,7 +61,7 @@ class ArchiveSource:
         if files:
             yield self._recording(folder, files)
 
-    def _recording(self, folder: str, files: dict[str, bytes]) -> RawRecording:
+    def _recording(self, folder: str, files: dict[str, bytes | Path]) -> RawRecording:
         return RawRecording(PurePosixPath(folder).name, f"{self.archive}:{folder}", files)
 
     def names(self) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterable
+from pathlib import Path
 
 import av
 import av.error
@@ -14,7 +15,7 @@ from p2p.data.video import SegmentDecoder
 from p2p.format import Segment
 
 
-def decode_file(content: bytes) -> list[bytes]:
+def decode_file(video: bytes | Path) -> list[bytes]:
     """SHA-256 of each RGB frame that PyAV decodes from a video file, in order.
 
     Raises:
@@ -22,7 +23,7 @@ def decode_file(content: bytes) -> list[bytes]:
     """
     reformatter = VideoReformatter()
     digests = []
-    with av.open(io.BytesIO(content), mode="r") as container:
+    with av.open(io.BytesIO(video) if isinstance(video, bytes) else str(video), mode="r") as container:
         container.streams.video[0].thread_count = 1
         for frame in container.decode(video=0):
             rgb = reformatter.reformat(frame, format="rgb24").to_ndarray()

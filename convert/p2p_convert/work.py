@@ -17,7 +17,7 @@ from p2p_convert.plan import Options, Task
 from p2p_convert.segments import Converted, convert_recording
 from p2p_convert.sources import BadArchive, FolderSource
 from p2p_convert.statistics import Stats, add_stats, recording_stats
-from p2p_convert.writer import SortedRecordings, StreamPart, describe_recording
+from p2p_convert.writer import Pieces, SortedRecordings, StreamPart, describe_recording
 
 
 def run_task(task: Task) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def run_task(task: Task) -> dict[str, Any]:
 
 def _in_order(
     task: Task, rejected: list[dict[str, str]], counts: Counter[str], stats: Stats
-) -> Iterator[tuple[str, RecordingEntry, Iterable[bytes]]]:
+) -> Iterator[tuple[str, RecordingEntry, Iterable[Pieces]]]:
     """(stream, recording, samples) by id; what else there is to report goes into the last three arguments."""
     converted = _converted(task, rejected, counts, stats)
     if isinstance(task.source, FolderSource):  # is in order

@@ -10,11 +10,12 @@ from typing import Any
 
 import xxhash
 
-from p2p.format import RecordingEntry, compress, encode_segment, encode_shard, shard_entry
+from p2p.format import RecordingEntry, compress, encode_segment, shard_entry, shard_head
 from p2p_convert.files import write_file
 from p2p_convert.segments import Converted
 
 HASH = "xxh3_64"
+Pieces = list[bytes | memoryview]  # a sample, or a file, to be written one after another
 _OFFSET_BYTES = 4  # what a sample costs in the shard's head
 
 
@@ -42,14 +43,18 @@ class SortedRecordings:
 
     def add(self, stream: str, converted: Converted) -> None:
         begin = self._file.tell()
-        sizes = [self._file.write(encode_segment(segment)) for segment in converted.segments]
+        sizes = []
+        for segment in converted.segments:
+            pieces = encode_segment(segment)
+            self._file.writelines(pieces)
+            sizes.append(sum(map(len, pieces)))
         self._kept.append((stream, describe_recording(converted), begin, sizes))
 
-    def __iter__(self) -> Iterator[tuple[str, RecordingEntry, Iterator[bytes]]]:
+    def __iter__(self) -> Iterator[tuple[str, RecordingEntry, Iterator[Pieces]]]:
         """(stream, recording, samples)."""
         for stream, recording, begin, sizes in sorted(self._kept, key=lambda kept: kept[1].id):
             self._file.seek(begin)
-            yield stream, recording, map(self._file.read, sizes)
+            yield stream, recording, ([self._file.read(size)] for size in sizes)
 
     def close(self) -> None:
         self._file.close()
@@ -70,43 +75,46 @@ class StreamPart:
         self._task = task
         self._shard_bytes = shard_bytes
         self._compression = compression
-        self._samples: list[bytes] = []
-        self._size = 0
+        self._pieces: Pieces = []
+        self._sizes: list[int] = []
         self._num_samples = 0
         self._shards: list[dict[str, Any]] = []
         self._recordings: list[RecordingEntry] = []
 
-    def add(self, recording: RecordingEntry, samples: Iterable[bytes]) -> None:
+    def add(self, recording: RecordingEntry, samples: Iterable[Pieces]) -> None:
         """Append a recording; its first_sample becomes its place among the task's samples."""
         self._recordings.append(dataclasses.replace(recording, first_sample=self._num_samples))
         for sample in samples:
-            if self._samples and self._size + len(sample) + _OFFSET_BYTES > self._shard_bytes:
+            size = sum(map(len, sample))
+            if self._sizes and sum(self._sizes) + size + _OFFSET_BYTES * (len(self._sizes) + 1) > self._shard_bytes:
                 self._flush()
-            self._samples.append(sample)
-            self._size += len(sample) + _OFFSET_BYTES
+            self._pieces += sample
+            self._sizes.append(size)
             self._num_samples += 1
 
     def finish(self) -> dict[str, Any]:
         """Write what is left; returns {"shards": entries, "recordings": entries as JSON values}."""
-        if self._samples:
+        if self._sizes:
             self._flush()
         return {"shards": self._shards, "recordings": [dataclasses.asdict(r) for r in self._recordings]}
 
     def _flush(self) -> None:
         name = f"shard.{self._task:05d}.{len(self._shards):03d}.mds"
-        raw = encode_shard(self._samples)
-        raw_data = _describe(name, raw)
+        pieces = [shard_head(self._sizes), *self._pieces]
+        raw_data = _describe(name, pieces)
         zip_data = None
-        content = raw
         if self._compression:
             _, _, level = self._compression.partition(":")
             name += ".zstd"
-            content = compress(raw, int(level or 3))
-            zip_data = _describe(name, content)
-        write_file(self._folder / name, content)
-        self._shards.append(shard_entry(len(self._samples), raw_data, zip_data, self._compression or None))
-        self._samples, self._size = [], 0
+            pieces = [compress(b"".join(pieces), int(level or 3))]
+            zip_data = _describe(name, pieces)
+        write_file(self._folder / name, *pieces)
+        self._shards.append(shard_entry(len(self._sizes), raw_data, zip_data, self._compression or None))
+        self._pieces, self._sizes = [], []
 
 
-def _describe(basename: str, content: bytes) -> dict[str, Any]:
-    return {"basename": basename, "bytes": len(content), "hashes": {HASH: xxhash.xxh3_64_hexdigest(content)}}
+def _describe(basename: str, pieces: Pieces) -> dict[str, Any]:
+    digest = xxhash.xxh3_64()
+    for piece in pieces:
+        digest.update(piece)
+    return {"basename": basename, "bytes": sum(map(len, pieces)), "hashes": {HASH: digest.hexdigest()}}

@@ -78,7 +78,7 @@ class SegmentDecoder:
         first = _first_packet(segment, begin)
         offsets = np.concatenate([[0], np.cumsum(segment.packet_sizes, dtype=np.int64)]).tolist()
         numbers = segment.packet_frames.tolist()
-        payload = memoryview(segment.packets)
+        payload = segment.payload()
         for index in range(first, len(numbers)):
             packet = av.Packet(payload[offsets[index] : offsets[index + 1]])  # type: ignore[arg-type]  # any buffer will do
             packet.pts = numbers[index]

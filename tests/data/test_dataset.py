@@ -155,7 +155,9 @@ def test_any_window_of_any_recording_equals_the_full_decode(
     video = video_bytes(num_frames, gop, b_frames, codec, pix_fmt, size=32, **options)
     frames = decoded(video)
     files = {"192x192.mp4": video, "annotation.proto": annotation(num_frames).SerializeToString()}
-    segments = [decode_segment(encode_segment(s)) for s in convert_recording(RawRecording("r", "r", files)).segments]
+    segments = [
+        decode_segment(b"".join(encode_segment(s))) for s in convert_recording(RawRecording("r", "r", files)).segments
+    ]
     assert sum(s.num_frames for s in segments) == len(frames) == num_frames
     decoder = SegmentDecoder()
     for _ in range(4):

@@ -1,0 +1,173 @@
+"""Conversion and loading against their floors, side by side. `python tests/benchmarks/bench_data.py [--frames N]`
+
+Figures are CPU seconds of one process (so other programs on the machine disturb little), but for the line of
+two workers against one, which is wall time and wants an idle machine. The recordings are made on the spot:
+moving textures at 192x192, encoded with x264, with the annotations that a recorder writes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))
+
+from p2p.proto.video_annotation_pb2 import VideoAnnotation
+from p2p.recording import parse_annotation
+from p2p_convert.plan import Options
+from p2p_convert.run import convert
+from tests.data.making import annotation, video_bytes, write_recording
+
+T = 200
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="p2p-bench-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+def cpu_seconds(function: Callable[[], object], repeats: int = 3) -> float:
+    """The least CPU time of a few calls."""
+    times = []
+    for _ in range(repeats):
+        begin = time.process_time()
+        function()
+        times.append(time.process_time() - begin)
+    return min(times)
+
+
+def events_annotation(num_frames: int) -> VideoAnnotation:
+    """An annotation as Recap writes them: with raw input events and times beside the actions."""
+    made = annotation(num_frames)
+    for index, frame in enumerate(made.frame_annotations):
+        frame.frame_time = 50_000_000 * index
+        for part in range(3):
+            event = frame.input_events.add(time=frame.frame_time + part)
+            event.mouse_delta_event.x, event.mouse_delta_event.y = part, -part
+    return made
+
+
+def make_raw(root: Path, num_recordings: int, num_frames: int, gop: int) -> Path:
+    video = video_bytes(num_frames, gop=gop, size=192, preset="veryfast", crf="17")
+    made = events_annotation(num_frames)
+    for number in range(num_recordings):
+        write_recording(root / f"rec_{number:04}", video, made)
+    return root
+
+
+def floor(raw: Path) -> None:
+    """The least that a conversion must do: parse the annotations, demux the videos, hash the bytes."""
+    for recording in sorted(raw.iterdir()):
+        content = (recording / "annotation.proto").read_bytes()
+        parse_annotation(content, str(recording))
+        hashlib.sha256(content).digest()
+        video = (recording / "192x192.mp4").read_bytes()
+        hashlib.sha256(video).digest()
+        with av.open(str(recording / "192x192.mp4")) as container:
+            for packet in container.demux(video=0):
+                bytes(packet)
+
+
+def bench_conversion(raw: Path, num_frames: int, root: Path) -> None:
+    outs = iter(range(1000))
+
+    def run(workers: int = 1) -> None:
+        convert([raw], root / f"out{next(outs)}", Options(val_fraction=0), workers)
+
+    least, ours = cpu_seconds(lambda: floor(raw)), cpu_seconds(run)
+    print(f"conversion          {num_frames / ours:>9,.0f} frames per CPU second")
+    print(f"  its floor         {num_frames / least:>9,.0f} (parse, demux, hash)     ratio {least / ours:.2f}")
+    wall = []
+    for workers in (1, 2):
+        begin = time.monotonic()
+        run(workers)
+        wall.append(time.monotonic() - begin)
+    print(f"2 workers against 1 {wall[0] / wall[1]:>9.2f} x (wall time, starting the processes included)")
+    source = sum(path.stat().st_size for path in raw.rglob("*") if path.is_file())
+    stored = sum(path.stat().st_size for path in (root / "out0").rglob("*.mds"))
+    print(f"bytes stored        {stored / source:>9.3f} of the source's {source / num_frames:,.0f} per frame")
+
+
+def bench_scale(root: Path) -> None:
+    """CPU time per frame of converting and of planning an epoch, from 10 to 2,000 recordings."""
+    for num_recordings in (10, 100, 2000):
+        raw = make_raw(root / f"many{num_recordings}", num_recordings, 60, 30)
+        out = root / f"scale{num_recordings}"
+        seconds = cpu_seconds(lambda raw=raw, out=out: convert([raw], out, Options(val_fraction=0)), 1)
+        opened = cpu_seconds(lambda out=out: open_dataset(out / "train", shuffle=True), 1)
+        print(
+            f"{num_recordings:>6,} recordings  {1e6 * seconds / num_recordings / 60:>9.1f} us per frame to convert, "
+            f"{1e6 * opened / num_recordings / 60:.2f} to open"
+        )
+
+
+def open_dataset(stream: Path, **options: object):  # type: ignore[no-untyped-def]
+    from p2p.data import GameplayDataset
+
+    return GameplayDataset(local=str(stream), num_timesteps=T, **options)
+
+
+def sequential_decode(raw: Path) -> int:
+    """Every frame of the videos as PyAV gives it: rgb24 by one shared reformatter, one thread."""
+    reformatter, count = VideoReformatter(), 0
+    for recording in sorted(raw.iterdir()):
+        with av.open(str(recording / "192x192.mp4")) as container:
+            container.streams.video[0].thread_count = 1
+            for frame in container.decode(video=0):
+                reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+                count += 1
+    return count
+
+
+def bench_loader(raw: Path, stream: Path, name: str, num_chunks: int) -> None:
+    dataset = open_dataset(stream, phase="random", shuffle=True)
+    rng = np.random.default_rng(0)
+    for sample_id in range(min(4, dataset.size)):
+        dataset[sample_id]
+
+    def load() -> None:
+        dataset._epoch = int(rng.integers(1 << 30))
+        for sample_id in rng.integers(0, dataset.size, num_chunks):
+            sample = dataset[int(sample_id)]
+            assert sample["frames"].shape[0] == T
+
+    ours = num_chunks * T / cpu_seconds(load)
+    frames = sequential_decode(raw)
+    plain = frames / cpu_seconds(lambda: sequential_decode(raw))
+    print(f"random chunks {name:>7} {ours:>8,.0f} frames per CPU second")
+    print(f"  PyAV in sequence  {plain:>9,.0f} (decode to rgb24)          ratio {ours / plain:.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--frames", type=int, default=3000, help="frames of a recording")
+    args = parser.parse_args()
+    with folder() as root:
+        for gop in (30, 250):
+            raw = make_raw(root / f"gop{gop}", 24, args.frames, gop)
+            if gop == 250:
+                bench_conversion(raw, 24 * args.frames, root)
+            one = root / f"one{gop}"
+            shutil.copytree(raw / "rec_0000", one / "rec_0000")
+            convert([one], root / f"stream{gop}", Options(val_fraction=0))
+            bench_loader(one, root / f"stream{gop}" / "train", f"GOP {gop}", 30)
+        bench_scale(root)
+
+
+if __name__ == "__main__":
+    main()
