@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="p2p-convert", description="Convert raw recordings into shards.")
     parser.add_argument("raw", nargs="+", metavar="RAW", help="folders with recordings, or .tar.gz archives")
-    parser.add_argument("out", metavar="OUT", help="folder for the shards: OUT/train and OUT/val")
+    parser.add_argument("out", metavar="OUT", help="folder or s3://bucket/prefix; gets train/ and val/")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
     parser.add_argument(
         "--split", default="val=0.01", metavar="val=F", help="share of validation recordings (default val=0.01)"
@@ -60,7 +60,7 @@ def _convert(arguments: list[str]) -> int:
     try:
         summary = convert(
             [Path(r) for r in args.raw],
-            Path(args.out),
+            args.out,
             options,
             args.workers,
             args.max_rejected,
@@ -69,7 +69,7 @@ def _convert(arguments: list[str]) -> int:
         )
     finally:
         bar.close()
-    _print_summary(summary, Path(args.out), time.monotonic() - begin)
+    _print_summary(summary, args.out.rstrip("/"), time.monotonic() - begin)
     return 0
 
 
@@ -89,15 +89,16 @@ class _Progress:
     def __init__(self) -> None:
         self._bar: Any = None
 
-    def started(self, plan: Plan, num_done: int) -> None:
+    def started(self, plan: Plan, open_tasks: Sequence[Task]) -> None:
         from tqdm import tqdm
 
-        done = sum(t.source.num_bytes for t in plan.tasks if t.report_file.is_file())
+        total, to_do = (sum(task.source.num_bytes for task in tasks) for tasks in (plan.tasks, open_tasks))
+        num_done = len(plan.tasks) - len(open_tasks)
         if num_done:
             print(f"{num_done} of {len(plan.tasks)} tasks were done before: kept", file=sys.stderr)
         self._bar = tqdm(
-            total=sum(t.source.num_bytes for t in plan.tasks),
-            initial=done,
+            total=total,
+            initial=total - to_do,
             unit="B",
             unit_scale=True,
             desc="convert",
@@ -113,15 +114,15 @@ class _Progress:
             self._bar.close()
 
 
-def _print_summary(summary: Summary, out: Path, seconds: float) -> None:
+def _print_summary(summary: Summary, out: str, seconds: float) -> None:
     for stream in sorted(summary.recordings):
-        print(f"{out / stream}: {summary.recordings[stream]:,} recordings, {summary.frames[stream]:,} frames")
+        print(f"{out}/{stream}: {summary.recordings[stream]:,} recordings, {summary.frames[stream]:,} frames")
     frames = sum(summary.frames.values())
     print(f"{frames:,} frames in {seconds:.1f} s ({frames / max(seconds, 1e-9):,.0f} frames/s)")
     for kind, count in sorted(summary.counts.items(), key=lambda item: -item[1])[:20]:
         print(f"  {count:>8,} x {kind}")
     if summary.rejected:
-        print(f"{len(summary.rejected)} recordings rejected, listed in {out / 'rejected.jsonl'}:")
+        print(f"{len(summary.rejected)} recordings rejected, listed in {out}/rejected.jsonl:")
         for reason, count in summary.reasons.most_common():
             print(f"  {count:>8,} x {reason}")
         for verdict in summary.rejected[:10]:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from p2p.format import FORMAT_VERSION
-from p2p_convert.files import write_file
 from p2p_convert.sources import (
     ArchiveSource,
     BadArchive,
@@ -26,7 +25,9 @@ from p2p_convert.sources import (
     split_position,
     validation_ids,
 )
+from p2p_convert.storage import Store
 
+PLAN = ".convert/plan.json"
 _TASK_BYTES = 128 << 20
 _TASK_RECORDINGS = 16
 _SCANNED_BYTES = 2 << 30  # archives of more than this are not read beforehand for the names in them
@@ -68,8 +69,9 @@ class Task:
         return recording in self.validation
 
     @property
-    def report_file(self) -> Path:
-        return Path(self.out) / ".convert" / f"task-{self.number:05d}.json"
+    def report_name(self) -> str:
+        """The file of the task's report in OUT."""
+        return f".convert/task-{self.number:05d}.json"
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Plan:
     identity: str
 
 
-def make_plan(raw: Sequence[Path], out: Path, options: Options) -> Plan:
+def make_plan(raw: Sequence[Path], out: str, options: Options) -> Plan:
     """The plan for the recordings below the folders, and in the archives, `raw`.
 
     Raises:
@@ -107,9 +109,9 @@ def make_plan(raw: Sequence[Path], out: Path, options: Options) -> Plan:
     tasks: list[Task] = []
     for group in _group(list(first.values())):
         source = FolderSource(tuple(str(f) for f, _ in group), sum(size for _, size in group))
-        tasks.append(Task(len(tasks), source, options, str(out), validation))
+        tasks.append(Task(len(tasks), source, options, out, validation))
     for archive in sorted(archives, key=lambda a: (Path(a.archive).name, a.archive)):
-        tasks.append(Task(len(tasks), archive, options, str(out), validation))
+        tasks.append(Task(len(tasks), archive, options, out, validation))
     described = {
         "format": FORMAT_VERSION,
         "options": asdict(options),
@@ -152,25 +154,26 @@ def _group(folders: Sequence[Path]) -> list[list[tuple[Path, int]]]:
     return groups
 
 
-def claim(out: Path, plan: Plan) -> None:
-    """Note in OUT which conversion it holds.
+def claim(store: Store, plan: Plan) -> list[Task]:
+    """Note in OUT which conversion it holds; returns the tasks that are still to do.
 
     Raises:
         ValueError: when it holds another one.
     """
-    path = out / ".convert" / "plan.json"
-    if path.is_file():
+    names = set(store.names())
+    if PLAN in names:
         try:
-            identity = json.loads(path.read_bytes()).get("identity")
+            identity = json.loads(store.read(PLAN)).get("identity")
         except json.JSONDecodeError:
             identity = None
         if identity != plan.identity:
             raise ValueError(
-                f"{out}: holds a conversion of other recordings or with other options; "
-                "name another OUT, or remove this folder"
+                f"{store.address}: holds a conversion of other recordings or with other options; "
+                "name another OUT, or remove this one"
             )
-        return
-    if any(out.glob("*/index.json")) or (out / "index.json").exists():
-        raise ValueError(f"{out}: holds shards that this program did not write; name another OUT")
-    note: dict[str, Any] = {"identity": plan.identity, "num_tasks": len(plan.tasks), "folders": plan.num_folders}
-    write_file(path, json.dumps(note, sort_keys=True).encode() + b"\n")
+    elif any(name.endswith("index.json") for name in names):
+        raise ValueError(f"{store.address}: holds shards that this program did not write; name another OUT")
+    else:
+        note: dict[str, Any] = {"identity": plan.identity, "num_tasks": len(plan.tasks), "folders": plan.num_folders}
+        store.write(PLAN, json.dumps(note, sort_keys=True).encode() + b"\n")
+    return [task for task in plan.tasks if task.report_name not in names]

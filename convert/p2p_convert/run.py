@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from p2p.format import RecordingEntry, encode_index, entry_from_json
 from p2p_convert.executors import run_local
-from p2p_convert.files import write_file
 from p2p_convert.plan import Options, Plan, Task, claim, make_plan
 from p2p_convert.statistics import Stats, add_stats
+from p2p_convert.storage import Store, open_store
 
 Progress = Callable[[Task, Mapping[str, Any]], None]
 
@@ -37,50 +35,34 @@ class Summary:
 
 def convert(
     raw: Sequence[Path],
-    out: Path,
+    out: str | Path,
     options: Options,
     num_workers: int = 1,
     max_rejected: float = 0.5,
     progress: Progress | None = None,
-    started: Callable[[Plan, int], None] | None = None,
+    started: Callable[[Plan, Sequence[Task]], None] | None = None,
 ) -> Summary:
     """Convert the recordings below `raw` into streams below `out`.
 
-    `started` hears of the plan and of how many of its tasks are done already, `progress` of each task done.
+    `started` hears of the plan and of its tasks that are still to do, `progress` of each task done.
 
     Raises:
         ValueError: when there is nothing to convert, OUT holds something else or is in use, or more than the
             share `max_rejected` of the recordings was rejected (OUT/rejected.jsonl lists them).
     """
-    plan = make_plan(raw, out, options)
-    with locked(out):
-        claim(out, plan)
-        open_tasks = [task for task in plan.tasks if not task.report_file.is_file()]
+    plan = make_plan(raw, str(out), options)
+    store = open_store(str(out))
+    with store.locked():
+        open_tasks = claim(store, plan)
         if started:
-            started(plan, len(plan.tasks) - len(open_tasks))
+            started(plan, open_tasks)
         for task, report in run_local(open_tasks, num_workers):
             if progress:
                 progress(task, report)
-        return finish(plan, out, max_rejected)
+        return finish(plan, store, max_rejected)
 
 
-@contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Hold OUT alone; the lock goes with the process.
-
-    Raises:
-        ValueError: when another process holds it.
-    """
-    (out / ".convert").mkdir(parents=True, exist_ok=True)
-    with open(out / ".convert" / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"{out}: another conversion is writing to it; wait for it, or name another OUT") from error
-        yield
-
-
-def finish(plan: Plan, out: Path, max_rejected: float) -> Summary:
+def finish(plan: Plan, store: Store, max_rejected: float) -> Summary:
     """Join the reports of all tasks; the indexes come last, so that a stream with an index is complete."""
     shards: dict[str, list[dict[str, Any]]] = {}
     recordings: dict[str, list[RecordingEntry]] = {}
@@ -91,7 +73,7 @@ def finish(plan: Plan, out: Path, max_rejected: float) -> Summary:
     counts: Counter[str] = Counter()
     stats: Stats = {}
     for task in plan.tasks:
-        report = json.loads(task.report_file.read_bytes())
+        report = json.loads(store.read(task.report_name))
         for stream, part in report["streams"].items():
             first = sum(shard["samples"] for shard in shards.setdefault(stream, []))
             shards[stream] += part["shards"]
@@ -101,11 +83,11 @@ def finish(plan: Plan, out: Path, max_rejected: float) -> Summary:
         for game, game_stats in report["stats"].items():
             add_stats(stats, game, game_stats)
     rejected += _drop_duplicates(recordings)
-    write_file(out / "rejected.jsonl", "".join(json.dumps(r, sort_keys=True) + "\n" for r in rejected).encode())
-    _check_share(rejected, sum(map(len, recordings.values())) + len(rejected), max_rejected, out)
-    write_file(out / "stats.json", json.dumps({"counts": counts, "games": stats}, sort_keys=True, indent=1).encode())
+    store.write("rejected.jsonl", "".join(json.dumps(r, sort_keys=True) + "\n" for r in rejected).encode())
+    _check_share(rejected, sum(map(len, recordings.values())) + len(rejected), max_rejected, store)
+    store.write("stats.json", json.dumps({"counts": counts, "games": stats}, sort_keys=True, indent=1).encode())
     for stream in sorted(shards):
-        write_file(out / stream / "index.json", encode_index(shards[stream], recordings[stream]))
+        store.write(f"{stream}/index.json", encode_index(shards[stream], recordings[stream]))
     return Summary(
         recordings={stream: len(r) for stream, r in recordings.items()},
         frames={stream: sum(r.num_frames for r in rows) for stream, rows in recordings.items()},
@@ -119,11 +101,16 @@ def _drop_duplicates(recordings: dict[str, list[RecordingEntry]]) -> list[dict[s
     """Take recordings whose id came before out of the tables (their samples stay, unused); returns the verdicts."""
     seen: set[str] = set()
     verdicts = []
-    for stream, entries in sorted(recordings.items()):
-        for entry in [entry for entry in entries if entry.id in seen or seen.add(entry.id)]:  # type: ignore[func-returns-value]
-            entries.remove(entry)
-            verdict = {"recording": entry.id, "where": stream, "reason": "duplicate id"}
-            verdicts.append({**verdict, "message": f"{entry.id} came before, from another archive or folder"})
+    for stream in sorted(recordings):
+        kept = []
+        for entry in recordings[stream]:
+            if entry.id not in seen:
+                kept.append(entry)
+                seen.add(entry.id)
+                continue
+            message = f"{entry.id} came before, from another archive or folder"
+            verdicts.append({"recording": entry.id, "where": stream, "reason": "duplicate id", "message": message})
+        recordings[stream] = kept
     return verdicts
 
 
@@ -132,7 +119,7 @@ def _entry(values: Mapping[str, Any], first_sample: int) -> RecordingEntry:
     return replace(entry, first_sample=entry.first_sample + first_sample)
 
 
-def _check_share(rejected: Sequence[Mapping[str, str]], total: int, max_rejected: float, out: Path) -> None:
+def _check_share(rejected: Sequence[Mapping[str, str]], total: int, max_rejected: float, store: Store) -> None:
     if len(rejected) < total and len(rejected) <= max_rejected * total:
         return
     reasons = Counter(r["reason"] for r in rejected)
@@ -140,5 +127,5 @@ def _check_share(rejected: Sequence[Mapping[str, str]], total: int, max_rejected
     example = rejected[0]
     raise ValueError(
         f"{len(rejected)} of {total} recordings were rejected ({listed}), allowed are {max_rejected:.0%}; first: "
-        f"{example['reason']}: {example['message']}; all are in {out / 'rejected.jsonl'}"
+        f"{example['reason']}: {example['message']}; all are in {store.address}/rejected.jsonl"
     )

@@ -7,21 +7,20 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from p2p.format import RecordingEntry, encode_segment
 from p2p_convert.errors import Rejected
-from p2p_convert.files import write_file
 from p2p_convert.plan import Options, Task
 from p2p_convert.segments import Converted, convert_recording
 from p2p_convert.sources import BadArchive, FolderSource
 from p2p_convert.statistics import Stats, add_stats, recording_stats
+from p2p_convert.storage import open_store
 from p2p_convert.writer import Pieces, SortedRecordings, StreamPart, describe_recording
 
 
 def run_task(task: Task) -> dict[str, Any]:
-    """Convert the recordings of a task; returns its report, which is on the disk as well.
+    """Convert the recordings of a task; returns its report, which is in OUT as well.
 
     The report: streams {name: {shards, recordings}}, rejected [{recording, where, reason, message}],
     counts {oddity: number}, stats {game: counts}. A task that has a report is not done again.
@@ -29,8 +28,9 @@ def run_task(task: Task) -> dict[str, Any]:
     Raises:
         OSError: when files cannot be read or written; nothing half-written has its final name then.
     """
-    if task.report_file.is_file():
-        return json.loads(task.report_file.read_bytes())
+    store = open_store(task.out)
+    with contextlib.suppress(FileNotFoundError):
+        return json.loads(store.read(task.report_name))
     parts: dict[str, StreamPart] = {}
     rejected: list[dict[str, str]] = []
     counts: Counter[str] = Counter()
@@ -38,7 +38,7 @@ def run_task(task: Task) -> dict[str, Any]:
     for stream, recording, samples in _in_order(task, rejected, counts, stats):
         if stream not in parts:
             options = task.options
-            parts[stream] = StreamPart(Path(task.out) / stream, task.number, options.shard_bytes, options.compression)
+            parts[stream] = StreamPart(store, stream, task.number, options.shard_bytes, options.compression)
         parts[stream].add(recording, samples)
     report = {
         "streams": {name: part.finish() for name, part in sorted(parts.items())},
@@ -46,7 +46,7 @@ def run_task(task: Task) -> dict[str, Any]:
         "counts": dict(sorted(counts.items())),
         "stats": stats,
     }
-    write_file(task.report_file, json.dumps(report, sort_keys=True).encode() + b"\n")
+    store.write(task.report_name, json.dumps(report, sort_keys=True).encode() + b"\n")
     return report
 
 
@@ -59,7 +59,7 @@ def _in_order(
         for stream, recording in converted:
             yield stream, describe_recording(recording), map(encode_segment, recording.segments)
         return
-    with contextlib.closing(SortedRecordings(task.report_file.parent)) as waiting:
+    with contextlib.closing(SortedRecordings()) as waiting:
         for stream, recording in converted:
             waiting.add(stream, recording)
         yield from waiting

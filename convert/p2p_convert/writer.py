@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import xxhash
 
 from p2p.format import RecordingEntry, compress, encode_segment, shard_entry, shard_head
-from p2p_convert.files import write_file
 from p2p_convert.segments import Converted
+from p2p_convert.storage import Store
 
 HASH = "xxh3_64"
 Pieces = list[bytes | memoryview]  # a sample, or a file, to be written one after another
@@ -34,11 +33,10 @@ def describe_recording(converted: Converted) -> RecordingEntry:
 
 
 class SortedRecordings:
-    """Recordings in any order in, in the order of their ids out, by way of a nameless file in `folder`."""
+    """Recordings in any order in, in the order of their ids out, by way of a nameless file (in TMPDIR)."""
 
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  closed by close
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  closed by close
         self._kept: list[tuple[str, RecordingEntry, int, list[int]]] = []
 
     def add(self, stream: str, converted: Converted) -> None:
@@ -64,14 +62,15 @@ class StreamPart:
     """The shards that one task adds to a stream; files appear complete, `finish` describes them.
 
     Args:
-        folder: of the stream.
+        store, stream: where, and the folder of the stream in it.
         task: its number, part of the shards' names.
         shard_bytes: a shard is closed before it would pass this size (a larger sample has its own).
         compression: "" or "zstd:LEVEL" for whole shards.
     """
 
-    def __init__(self, folder: Path, task: int, shard_bytes: int, compression: str) -> None:
-        self._folder = folder
+    def __init__(self, store: Store, stream: str, task: int, shard_bytes: int, compression: str) -> None:
+        self._store = store
+        self._stream = stream
         self._task = task
         self._shard_bytes = shard_bytes
         self._compression = compression
@@ -108,7 +107,7 @@ class StreamPart:
             name += ".zstd"
             pieces = [compress(b"".join(pieces), int(level or 3))]
             zip_data = _describe(name, pieces)
-        write_file(self._folder / name, *pieces)
+        self._store.write(f"{self._stream}/{name}", *pieces)
         self._shards.append(shard_entry(len(self._sizes), raw_data, zip_data, self._compression or None))
         self._pieces, self._sizes = [], []
 

@@ -19,8 +19,9 @@ import pytest
 from p2p.format import Segment, decode_index, decode_segment
 from p2p_convert.cli import main
 from p2p_convert.plan import Options
-from p2p_convert.run import convert, locked
+from p2p_convert.run import convert
 from p2p_convert.sources import split_position, validation_ids
+from p2p_convert.storage import open_store
 from p2p_convert.verify import decode_file, decode_segments
 from tests.data.making import annotation, tree_digest, video_bytes, write_recording
 
@@ -163,7 +164,7 @@ def test_other_recordings_or_options_do_not_mix_into_a_conversion(raw: Path, tmp
 
 
 def test_a_second_conversion_into_the_same_folder_refuses(raw: Path, tmp_path: Path) -> None:
-    with locked(tmp_path), pytest.raises(ValueError, match="another conversion is writing"):
+    with open_store(str(tmp_path)).locked(), pytest.raises(ValueError, match="another conversion is writing"):
         convert([raw], tmp_path, Options())
 
 
