@@ -54,18 +54,24 @@ def attention_for(pattern: AttentionPattern, device: torch.device) -> Attend:
     """
     if device.type == "cuda":
         return partial(_attend_flex, mask=block_mask(pattern, str(device)))
-    return partial(_attend_grouped, pattern=pattern)
+    return partial(_attend_grouped, groups=_groups(pattern, str(device)), num_sinks=pattern.num_sinks)
 
 
-def _attend_grouped(q: Tensor, k: Tensor, v: Tensor, pattern: AttentionPattern) -> Tensor:
+@dataclass(frozen=True)
+class _Group:
+    """Some timesteps' queries, the keys within their reach (without sinks), and who sees whom."""
+
+    queries: slice
+    keys: slice
+    mask: Tensor
+
+
+def _attend_grouped(q: Tensor, k: Tensor, v: Tensor, groups: tuple[_Group, ...], num_sinks: int) -> Tensor:
     outputs = []
-    per_step, sinks = pattern.tokens_per_query_step, pattern.num_sinks
-    for first, last, first_key_step in _groups(pattern):
-        mask = _group_mask(pattern, first, last, first_key_step, str(q.device))
-        keys = slice(first_key_step * pattern.layout.tokens_per_timestep, last * pattern.layout.tokens_per_timestep)
-        group_k, group_v = (_with_sinks(x, keys, sinks) for x in (k, v))
-        group_q = q[:, :, first * per_step : last * per_step]
-        outputs.append(F.scaled_dot_product_attention(group_q, group_k, group_v, attn_mask=mask))
+    for group in groups:
+        group_k, group_v = (_with_sinks(x, group.keys, num_sinks) for x in (k, v))
+        group_q = q[:, :, group.queries]
+        outputs.append(F.scaled_dot_product_attention(group_q, group_k, group_v, attn_mask=group.mask))
     return torch.cat(outputs, dim=2) if len(outputs) > 1 else outputs[0]
 
 
@@ -75,22 +81,26 @@ def _with_sinks(x: Tensor, keys: slice, num_sinks: int) -> Tensor:
     return torch.cat([x[:, :, :num_sinks], x[:, :, keys.start + num_sinks : keys.stop + num_sinks]], dim=2)
 
 
-def _groups(pattern: AttentionPattern) -> list[tuple[int, int, int]]:
-    """(first query timestep, end, first key timestep) of each group; keys end where queries end."""
-    size, end = TIMESTEPS_PER_GROUP, pattern.num_timesteps
-    firsts = range(0, end, size)
-    return [(first, min(first + size, end), max(0, first - pattern.history)) for first in firsts]
+@lru_cache(maxsize=64)
+def _groups(pattern: AttentionPattern, device: str) -> tuple[_Group, ...]:
+    """Groups of timesteps; the keys of each end where its queries end."""
+    s, per_step, end = pattern.layout.tokens_per_timestep, pattern.tokens_per_query_step, pattern.num_timesteps
+    groups = []
+    for first in range(0, end, TIMESTEPS_PER_GROUP):
+        last = min(first + TIMESTEPS_PER_GROUP, end)
+        queries = slice(first * per_step, last * per_step)
+        keys = slice(max(0, first - pattern.history) * s, last * s)
+        groups.append(_Group(queries, keys, _mask(pattern, queries, keys).to(device)))
+    return tuple(groups)
 
 
-@lru_cache(maxsize=512)
-def _group_mask(pattern: AttentionPattern, first: int, last: int, first_key_step: int, device: str) -> Tensor:
-    per_step, s = pattern.tokens_per_query_step, pattern.layout.tokens_per_timestep
+def _mask(pattern: AttentionPattern, queries: slice, keys: slice) -> Tensor:
     with torch.inference_mode(False):  # the mask is kept: it must also serve training
-        q_step, q_kind = pattern.query_step_and_kind(torch.arange(first * per_step, last * per_step))
-        k_index = torch.arange(first_key_step * s, last * s)
+        q_step, q_kind = pattern.query_step_and_kind(torch.arange(queries.start, queries.stop))
+        k_index = torch.arange(keys.start, keys.stop)
         k_step, k_kind = pattern.layout.step(k_index), pattern.layout.kind(k_index)
         mask = visible(q_step[:, None], q_kind[:, None], k_step[None], k_kind[None], pattern.history)
-        return torch.cat([torch.ones(len(q_step), pattern.num_sinks, dtype=torch.bool), mask], dim=1).to(device)
+        return torch.cat([torch.ones(len(q_step), pattern.num_sinks, dtype=torch.bool), mask], dim=1)
 
 
 # ------------------------------------------------------------------ GPU
@@ -146,7 +156,7 @@ def count_pairs(pattern: AttentionPattern, device_type: str = "cpu") -> Attentio
     """What the attention computes and skips; for "cuda" at the granularity of flex_attention's blocks."""
     num_queries = pattern.num_timesteps * pattern.tokens_per_query_step
     num_keys = pattern.num_sinks + pattern.num_timesteps * pattern.layout.tokens_per_timestep
-    seen = sum(int(_group_mask(pattern, *group, "cpu").sum()) for group in _groups(pattern))
+    masks = [group.mask for group in _groups(pattern, "cpu")]
     if device_type == "cuda":
         mask = block_mask(pattern, "cpu")
         blocks = int(mask.kv_num_blocks.sum())
@@ -154,5 +164,5 @@ def count_pairs(pattern: AttentionPattern, device_type: str = "cpu") -> Attentio
             blocks += int(mask.full_kv_num_blocks.sum())
         computed = blocks * mask.BLOCK_SIZE[0] * mask.BLOCK_SIZE[1]
     else:
-        computed = sum(_group_mask(pattern, *group, "cpu").numel() for group in _groups(pattern))
-    return AttentionCount(num_queries * num_keys, computed, seen)
+        computed = sum(mask.numel() for mask in masks)
+    return AttentionCount(num_queries * num_keys, computed, visible=sum(int(mask.sum()) for mask in masks))

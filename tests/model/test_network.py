@@ -47,7 +47,7 @@ def test_counts_say_what_is_skipped() -> None:
 
 
 def test_the_masks_that_are_kept_serve_training_too() -> None:
-    attention_module._group_mask.cache_clear()
+    attention_module._groups.cache_clear()
     policy = Policy(TINY)
     frames = torch.zeros(1, 4, 3, 192, 192, dtype=torch.uint8)
     arguments = (frames, torch.zeros(1, 4, 8, dtype=torch.int64), torch.zeros(1, 4, 1, 16))
