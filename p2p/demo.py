@@ -220,12 +220,15 @@ def play_episodes(settings: DemoSettings, policy: Path, folder: Path) -> str:
 
 
 def evaluate(settings: DemoSettings, policy: Path, out: Path) -> str:
-    """Offline metrics and the causality score on the validation shards, each beside its baselines."""
+    """Offline metrics beside their baselines and the causality score on validation shards; a recording to look at."""
     command = [*_module("p2p.cli"), "evaluate", str(policy), "--data", str(settings.out / "shards" / "val")]
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     command += ["--chunks", "100", "--free-chunks", "8", "--batch-size", "8"]  # of 400: a minute is enough
     _run([*command, "--out", str(partial)], settings.out / "logs" / "evaluate.log")
+    recording = settings.out / "raw" / RecordSettings(settings.game).recording_id(0)
+    view = [*_module("p2p.cli"), "view", str(recording), "--policy", str(policy), "--frames", "200"]
+    _run([*view, "--out", str(partial / "view.html")], settings.out / "logs" / "view.log")
     os.replace(partial, out)
     report = json.loads((out / "report.json").read_text())
     return f"causality score {report['causality']['score']:.0f}, report in {out}"
@@ -329,8 +332,10 @@ def report(settings: DemoSettings, seed: int, episodes: Sequence[Episode], secon
     facts += causality_facts(folder / "evaluation" / "report.json")
     links = [("film of the policy's first episode", "play.mp4"), ("every episode's score", "play.json")]
     if (folder / "evaluation").is_dir():
-        pages = sorted((folder / "evaluation").glob("*.html"))
-        links += [("offline metrics, baselines and causality score", f"evaluation/{page.name}") for page in pages]
+        links += [
+            ("offline metrics, baselines and causality score", "evaluation/report.html"),
+            ("a recording with the recorded and the predicted actions, frame by frame", "evaluation/view.html"),
+        ]
     title = f"P2P demo: {settings.game}, training seed {seed}"
     content = Report(title, game_info(settings.game), episodes, facts, run_folder / "metrics.jsonl", links, seconds)
     return write_report(content, folder)

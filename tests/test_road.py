@@ -44,7 +44,7 @@ def test_the_road_leads_from_a_game_to_a_served_policy_and_a_report(repository: 
     assert [row["player"] for row in scores] == ["policy", "shuffled", "expert", "random", "blind"]
     assert scores[2]["mean"] == 2100
     assert scores[0]["mean"] >= 284  # of an untrained policy: no more can be said than that the game went on
-    for name in ("report.md", "training.png", "scores.png", "keys.png", "play.mp4"):
+    for name in ("report.md", "training.png", "scores.png", "keys.png", "play.mp4", "evaluation/view.html"):
         assert (folder / name).stat().st_size > 100, name
 
     with served(folder / "policy", seed=1) as address, Client(address) as client:
