@@ -189,4 +189,4 @@ def _s3_client() -> Any:
         raise ValueError("s3:// needs boto3: pip install boto3") from error
     patience = {"mode": "standard", "max_attempts": 12}
     config = Config(retries=patience, connect_timeout=10, read_timeout=60)
-    return boto3.client("s3", endpoint_url=os.environ.get("S3_ENDPOINT_URL"), config=config)
+    return boto3.session.Session().client("s3", endpoint_url=os.environ.get("S3_ENDPOINT_URL"), config=config)
