@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from p2p.model.weights import load_policy
-from tests.train.zygote import Zygote
+from tests.train.zygote import Run, Zygote
 
 Metrics = dict[int, dict[str, Any]]
 STEPS = 16
@@ -25,16 +25,36 @@ def assert_same(metrics: Metrics, reference: Metrics, steps: range) -> None:
             assert metrics[step][name] == pytest.approx(reference[step][name], rel=tolerance, abs=0), (step, name)
 
 
+class Reference:
+    """A run that nothing interrupts; it runs beside the others until somebody asks for its results."""
+
+    def __init__(self, run: Run, folder: Path, read: Callable[[Path], Metrics]):
+        self.run, self._folder, self._read = run, folder, read
+
+    @property
+    def folder(self) -> Path:
+        self.run.wait()
+        return self._folder
+
+    @property
+    def metrics(self) -> Metrics:
+        return self._read(self.folder)
+
+
 @pytest.fixture(scope="module")
-def uninterrupted(zygote: Zygote, small_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(
+    zygote: Zygote,
+    small_run: Any,
+    read_metrics: Callable[[Path], Metrics],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Reference:
     folder = tmp_path_factory.mktemp("uninterrupted") / "run"
     argv = small_run(folder, f"max_duration={STEPS}ba", SAVES, "ema_half_life=5")
-    zygote.start(argv, folder.parent / "log").wait()
-    return folder
+    return Reference(zygote.start(argv, folder.parent / "log"), folder, read_metrics)
 
 
 def test_killed_twice_and_resumed_by_two_processes_and_by_one_it_ends_the_same(
-    zygote: Zygote, small_run: Any, read_metrics: Callable[[Path], Metrics], uninterrupted: Path, tmp_path: Path
+    zygote: Zygote, small_run: Any, read_metrics: Callable[[Path], Metrics], uninterrupted: Reference, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     argv = small_run(folder, f"max_duration={STEPS}ba", SAVES, "ema_half_life=5")
@@ -49,17 +69,17 @@ def test_killed_twice_and_resumed_by_two_processes_and_by_one_it_ends_the_same(
     log = (tmp_path / "log").read_text()
     assert "resuming from step 5 " in log
     assert "resuming from step 10 " in log
-    metrics, reference = read_metrics(folder), read_metrics(uninterrupted)
+    metrics, reference = read_metrics(folder), uninterrupted.metrics
     assert sorted(metrics) == list(range(1, STEPS + 1))
     assert_same(metrics, reference, range(1, STEPS + 1))
     assert metrics[STEPS]["val/loss"] == pytest.approx(reference[STEPS]["val/loss"], rel=1e-3)
-    expected = load_policy(uninterrupted / "policy").state_dict()
+    expected = load_policy(uninterrupted.folder / "policy").state_dict()
     for name, tensor in load_policy(folder / "policy").state_dict().items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-2, atol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_a_finished_run_goes_on_from_the_end_of_an_epoch_when_it_is_made_longer(
-    zygote: Zygote, small_run: Any, read_metrics: Callable[[Path], Metrics], uninterrupted: Path, tmp_path: Path
+    zygote: Zygote, small_run: Any, read_metrics: Callable[[Path], Metrics], uninterrupted: Reference, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     for steps in (7, 7, 9):  # seven updates are an epoch; the second time there is nothing left to do
@@ -67,7 +87,7 @@ def test_a_finished_run_goes_on_from_the_end_of_an_epoch_when_it_is_made_longer(
         zygote.start(argv, tmp_path / "log").wait()
         assert max(read_metrics(folder)) == steps
     assert "already trained for 7ba" in (tmp_path / "log").read_text()
-    assert_same(read_metrics(folder), read_metrics(uninterrupted), range(1, 10))
+    assert_same(read_metrics(folder), uninterrupted.metrics, range(1, 10))
     kept = sorted(path.name for path in (folder / "checkpoints").iterdir())
     assert kept == ["step-00000007", "step-00000009"]
 

@@ -33,9 +33,13 @@ class Run:
 
     def __init__(self, zygote: Zygote, number: int, pids: list[int], log: Path):
         self.zygote, self.number, self.pids, self.log = zygote, number, pids, log
+        self.ended = False
 
     def wait(self) -> None:
         """Until all processes ended; they must have ended well."""
+        if self.ended:
+            return
+        self.ended = True
         statuses = self.zygote.request({"wait": self.number})
         assert statuses == [0] * len(self.pids), f"exit {statuses}:\n{self.log.read_text()}"
 
@@ -96,9 +100,9 @@ class Zygote:
         return Run(self, self.count, self.request(order), log)
 
     def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(30)
+        """Its runs have ended by now; the process holds nothing that it would have to put away."""
+        self.process.kill()
+        self.process.communicate()
 
 
 # ------------------------------------------------------------------ the process
