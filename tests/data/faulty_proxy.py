@@ -13,14 +13,14 @@ from urllib.parse import urlparse
 class FaultyProxy:
     """Passes requests on to `upstream`; `address` is where it listens.
 
-    A share of the requests is answered with 503, another is dropped halfway through its answer. `outage` drops
-    every request for some seconds.
+    A share of the requests is answered with 503, another is dropped halfway through its answer. In an outage
+    every request is dropped.
     """
 
     def __init__(self, upstream: str, failing_share: float, seed: int = 0) -> None:
         self._random = random.Random(seed)
         self._failing_share = failing_share
-        self._dark_until = 0.0
+        self._outage_s = self._dark_until = 0.0
         self.num_requests = self.num_failed = 0
         proxy = self
         target = urlparse(upstream).netloc
@@ -41,7 +41,8 @@ class FaultyProxy:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def outage(self, seconds: float) -> None:
-        self._dark_until = time.monotonic() + seconds
+        """Begin an outage with the next request."""
+        self._outage_s = seconds
 
     def close(self) -> None:
         self._server.shutdown()
@@ -51,6 +52,8 @@ class FaultyProxy:
         self.num_requests += 1
         body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
         draw = self._random.random()
+        if self._outage_s:
+            self._dark_until, self._outage_s = time.monotonic() + self._outage_s, 0.0
         if time.monotonic() < self._dark_until:
             self.num_failed += 1
             request.close_connection = True
