@@ -183,7 +183,7 @@ def _encode_texts(texts: Sequence[Text]) -> tuple[list[dict[str, Any]], bytes]:
     return described, b"".join(values)
 
 
-def decode_segment(sample: bytes, with_annotation: bool = False) -> Segment:
+def decode_segment(sample: bytes | memoryview, with_annotation: bool = False) -> Segment:
     """The segment in an MDS sample; arrays are read-only views of `sample`.
 
     `annotation` stays b"" unless `with_annotation`.

@@ -12,11 +12,19 @@ from typing import Any
 from p2p_convert.plan import Options, Plan, Task
 from p2p_convert.run import Summary, convert
 
+COMMANDS = ("verify", "inspect", "stats")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status (2 for what the user can mend)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
+        if arguments[:1] and arguments[0] in COMMANDS and not Path(arguments[0]).exists():
+            from p2p_convert.look import run
+
+            for line in run(arguments[0], arguments[1:]):
+                print(line)
+            return 0
         return _convert(arguments)
     except (ValueError, OSError) as error:
         print(f"p2p: error: {error}", file=sys.stderr)
@@ -27,7 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="p2p-convert", description="Convert raw recordings into shards.")
+    parser = argparse.ArgumentParser(
+        prog="p2p-convert",
+        description="Convert raw recordings into shards.",
+        epilog="Afterwards: p2p-convert verify OUT, p2p-convert inspect OUT [--sample K], p2p-convert stats OUT.",
+    )
     parser.add_argument("raw", nargs="+", metavar="RAW", help="folders with recordings, or .tar.gz archives")
     parser.add_argument("out", metavar="OUT", help="folder or s3://bucket/prefix; gets train/ and val/")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")

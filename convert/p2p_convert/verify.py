@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import av
@@ -12,7 +12,10 @@ import av.error
 from av.video.reformatter import VideoReformatter
 
 from p2p.data.video import SegmentDecoder
-from p2p.format import Segment
+from p2p.format import RecordingEntry, Segment, decode_segment
+from p2p.recording import ANNOTATION_FILE, VIDEO_FILE
+from p2p_convert.reading import read_index, read_shard, segments_of
+from p2p_convert.storage import Store
 
 
 def decode_file(video: bytes | Path) -> list[bytes]:
@@ -42,3 +45,82 @@ def decode_segments(segments: Iterable[Segment]) -> list[bytes]:
     except ValueError:
         pass
     return digests
+
+
+def verify_stream(store: Store, stream: str, decode: bool) -> tuple[list[str], int, int]:
+    """(what is wrong, number of recordings, number of frames) of a stream.
+
+    Every shard is read and its hashes compared; its segments must be those that the table of recordings
+    promises, with packets of the sizes that they state. `decode` decodes every frame, too.
+    """
+    problems: list[str] = []
+    entries, recordings = read_index(store, stream)
+    promised = {
+        recording.first_sample + number: (recording, number)
+        for recording in recordings
+        for number in range(len(recording.segment_frames))
+    }
+    decoder = SegmentDecoder()
+    sample = 0
+    for entry in entries:
+        try:
+            segments = [decode_segment(content) for content in read_shard(store, stream, entry)]
+        except ValueError as error:
+            problems.append(str(error))
+            sample += entry["samples"]
+            continue
+        for segment in segments:
+            problem = _segment_problem(segment, promised.pop(sample, None), decoder if decode else None)
+            if problem:
+                problems.append(f"{store.address}/{stream}, shard {entry['raw_data']['basename']}: {problem}")
+            sample += 1
+    problems += [f"{store.address}/{stream}: no segment {n} of {r.id}" for k, (r, n) in promised.items() if k >= sample]
+    return problems, len(recordings), sum(recording.num_frames for recording in recordings)
+
+
+def _segment_problem(
+    segment: Segment, promised: tuple[RecordingEntry, int] | None, decoder: SegmentDecoder | None
+) -> str:
+    """What is wrong with a segment, "" if nothing is; one of a recording dropped from the table is not looked at."""
+    if promised is None:
+        return ""
+    recording, number = promised
+    found = (segment.recording, segment.index, segment.num_frames, segment.first_frame)
+    wanted = (recording.id, number, recording.segment_frames[number], sum(recording.segment_frames[:number]))
+    if found != wanted:
+        return f"(recording, segment, frames, first frame) are {found}, the index says {wanted}"
+    if len(segment.payload()) != int(segment.packet_sizes.sum()):
+        return f"{segment.recording}, segment {number}: its packets do not have the sizes that it states"
+    if decoder is not None:
+        try:
+            for _ in decoder.frames(segment, 0, segment.num_frames):
+                pass
+        except ValueError as error:
+            return str(error)
+    return ""
+
+
+def compare_with_source(store: Store, stream: str, folders: Mapping[str, Path]) -> list[str]:
+    """What differs between a stream and the recordings it was made from: annotations by byte, videos by frame."""
+    problems = []
+    by_recording: dict[str, list[Segment]] = {}
+    _, recordings = read_index(store, stream)
+    num_segments = {recording.id: len(recording.segment_frames) for recording in recordings}
+    for _, segments in segments_of(store, stream, with_annotation=True):
+        for segment in segments:
+            have = by_recording.setdefault(segment.recording, [])
+            have.append(segment)
+            if len(have) == num_segments.get(segment.recording):
+                problems += _differences(by_recording.pop(segment.recording), folders.get(segment.recording))
+    return problems
+
+
+def _differences(segments: list[Segment], folder: Path | None) -> list[str]:
+    name = segments[0].recording
+    if folder is None:
+        return [f"{name}: its source is not there"]
+    if (folder / ANNOTATION_FILE).read_bytes() != segments[0].annotation:
+        return [f"{name}: {folder / ANNOTATION_FILE} is another one"]
+    if decode_file(folder / VIDEO_FILE) != decode_segments(segments):
+        return [f"{name}: {folder / VIDEO_FILE} decodes to other frames"]
+    return []
