@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("policy", type=Path, help="policy folder, or an original .ckpt")
     parser.add_argument("--data", required=True, help="stream of recordings: a folder, or s3://...")
     parser.add_argument("--out", type=Path, help="folder of the report (default: POLICY/evaluation)")
-    parser.add_argument("--chunks", type=int, help="evaluate the first N chunks only")
+    parser.add_argument("--chunks", type=int, help="evaluate on N chunks spread over the stream (default: all)")
     parser.add_argument("--free-chunks", type=int, default=64, help="chunks for the free run (default 64; 0: none)")
     parser.add_argument("--causality-repeats", type=int, default=3, help="repeats of the causality score (0: none)")
     parser.add_argument("--batch-size", type=int, help="chunks at a time (default: about 400 frames)")

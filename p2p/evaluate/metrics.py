@@ -58,16 +58,27 @@ def loss_tally(
     """
     sums: Tally = {name: np.zeros(len(HEADS)) for name in ("ce_sum", "ce_count", "z_sum", "z_count")}
     for index, head in enumerate(HEADS):
-        head_logits = logits[head].float()
-        labels = actions[..., head_slots(space, head)]
-        kept = mask.unsqueeze(-1).expand(labels.shape).double()
-        logsumexp = torch.logsumexp(head_logits, dim=-1).double()
-        picked = head_logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1).double()
-        sums["ce_sum"][index] = float(((logsumexp - picked) * kept).sum())
-        sums["ce_count"][index] = float(kept.sum())
-        sums["z_sum"][index] = float((logsumexp.square() * kept).sum())
-        sums["z_count"][index] = float(kept.numel())
+        values = _as_numpy(logits[head])
+        labels = actions[..., head_slots(space, head)].numpy()
+        kept = np.broadcast_to(mask.numpy()[..., None], labels.shape)
+        logsumexp = _logsumexp(values)
+        picked = np.take_along_axis(values, labels[..., None], axis=-1)[..., 0]
+        sums["ce_sum"][index] = ((logsumexp - picked) * kept).sum()
+        sums["ce_count"][index] = kept.sum()
+        sums["z_sum"][index] = (logsumexp**2 * kept).sum()
+        sums["z_count"][index] = kept.size
     return sums
+
+
+def _as_numpy(logits: torch.Tensor) -> NDArray[np.float64]:
+    """Numpy, since torch's threads cost more than they give on arrays this small."""
+    return np.asarray(logits.detach().cpu().float().numpy(), dtype=np.float64)
+
+
+def _logsumexp(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[..., V] -> [...]."""
+    largest = values.max(axis=-1)
+    return np.asarray(largest + np.log(np.exp(values - largest[..., None]).sum(axis=-1)))
 
 
 def perplexities(tally: Tally, space: ActionSpace) -> Tally:
@@ -113,9 +124,10 @@ def calibration_tally(
     shape = (len(HEADS), NUM_CALIBRATION_BINS)
     sums: Tally = {name: np.zeros(shape) for name in ("bin_count", "bin_confidence", "bin_correct")}
     for index, head in enumerate(HEADS):
-        labels = actions[..., head_slots(space, head)][mask]
-        confidence, best = logits[head][mask].float().softmax(-1).max(-1)
-        _fill_bins(sums, index, confidence.double().numpy(), (best == labels).numpy())
+        values = _as_numpy(logits[head])[mask.numpy()]
+        labels = actions[..., head_slots(space, head)].numpy()[mask.numpy()]
+        confidence = np.exp(values.max(axis=-1) - _logsumexp(values))
+        _fill_bins(sums, index, confidence, values.argmax(axis=-1) == labels)
     return sums
 
 

@@ -160,8 +160,7 @@ def draw(report: Report, path: Path) -> None:
         left.bar([place + offset for place in places], heights, 0.2, label=label)
     left.set_xticks(places, [row.name for row in rows], rotation=45, ha="right")
     left.set_ylim(0, 1)
-    left.legend(fontsize="x-small")
-    left.set_title("keys and buttons", fontsize="medium")
+    left.legend(fontsize="x-small", ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     right.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
     for head, curve in report.reliability.items():
         right.plot(curve.confidence, curve.accuracy, marker="o", markersize=3, label=head)

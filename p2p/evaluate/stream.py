@@ -58,11 +58,16 @@ class Stream:
         }
 
     def batches(self, batch_size: int | None = None, num_chunks: int | None = None) -> Iterator[dict[str, Any]]:
-        """All chunks in order, or the first `num_chunks`, as batches [B, ...]; default B: about 400 frames."""
+        """All chunks in order, or `num_chunks` spread evenly over them, as batches [B, ...].
+
+        The default B is about 400 frames.
+        """
         batch_size = batch_size or max(1, FRAMES_PER_BATCH // self.num_timesteps)
-        total = len(self.chunks) if num_chunks is None else min(num_chunks, len(self.chunks))
-        for begin in range(0, total, batch_size):
-            yield collate([self.tensors(index) for index in range(begin, min(begin + batch_size, total))])
+        total = len(self.chunks)
+        num = total if num_chunks is None else min(num_chunks, total)
+        chosen = [index * total // num for index in range(num)]
+        for begin in range(0, num, batch_size):
+            yield collate([self.tensors(index) for index in chosen[begin : begin + batch_size]])
 
     def draw_chunks(self, num: int, rng: np.random.Generator) -> list[int]:
         """Chunks without padding (all, when every one has some) of games with at least two recordings.

@@ -52,7 +52,7 @@ Scores = dict[str, dict[str, "Estimate"]]
 
 @dataclass(frozen=True)
 class Options:
-    """What a validation does: data sets, the first N chunks of each (None: all), and how to wait."""
+    """What a validation does: data sets, N chunks of each (None: all), and how to wait."""
 
     data: tuple[str, ...]
     num_chunks: int | None
@@ -281,7 +281,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--watch", action="store_true", help="go on as new checkpoints appear")
     parser.add_argument("--min-steps", type=int, default=0, help="leave out earlier checkpoints")
     parser.add_argument("--max-steps", type=int, help="leave out later ones; a watch ends when this one is done")
-    parser.add_argument("--chunks", type=int, help="evaluate on the first N chunks of each stream only")
+    parser.add_argument("--chunks", type=int, help="evaluate on N chunks spread over each stream (default: all)")
     parser.add_argument("--batch-size", type=int, help="chunks at a time (default: about 400 frames)")
     parser.add_argument("--device", default=None, help="cpu or cuda (default: cuda when there is one)")
     parser.add_argument(
