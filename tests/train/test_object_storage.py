@@ -1,4 +1,4 @@
-"""Checkpoints go to a real S3 server and come back from it, also after a kill and on a machine without local files."""
+"""Shards come from a real S3 server; checkpoints go there and come back, after a kill, on a machine without them."""
 
 from __future__ import annotations
 
@@ -38,10 +38,15 @@ def test_a_run_killed_and_moved_to_another_machine_resumes_from_object_storage(
     read_metrics: Callable[[Path], Metrics],
     s3: S3Server,
     store: ObjectFolder,
+    shards: Path,
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "run"
-    argv = small_run(folder, f"save_folder={store.url}", "save_interval=2ba", "keep=2", "max_duration=12ba")
+    data = ObjectFolder("s3://checkpoints/shards")
+    for path in (shards / "val").iterdir():
+        data.upload(path, path.name)
+    options = [f"data.train={data.url}", f"save_folder={store.url}", "save_interval=2ba", "keep=2"]
+    argv = small_run(folder, *options, "max_duration=12ba")
     run = zygote.start(argv, tmp_path / "log", environment=s3.environment)
     run.wait_until(lambda: newest_remote(store, tmp_path) is not None and 6 in read_metrics(folder))
     run.kill()
@@ -50,6 +55,7 @@ def test_a_run_killed_and_moved_to_another_machine_resumes_from_object_storage(
     assert uploaded < 12
     before = read_metrics(folder)
     shutil.rmtree(folder / "checkpoints")
+    shutil.rmtree(folder / "cache")
 
     zygote.start(argv, tmp_path / "log", 2, environment=s3.environment).wait()
     log = (tmp_path / "log").read_text()

@@ -108,3 +108,22 @@ def test_an_incomplete_checkpoint_is_passed_over_and_what_was_random_repeats(
     after = read_metrics(folder)
     assert sorted(after) == list(range(1, 9))
     assert_same(after, before, range(6, 7))
+
+
+def test_a_policy_folder_is_a_start_and_every_validation_set_is_reported(
+    zygote: Zygote,
+    small_run: Any,
+    shards: Path,
+    read_metrics: Callable[[Path], Metrics],
+    uninterrupted: Reference,
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "run"
+    sets = f"data.val={{seen: {shards / 'val'}, unseen: {shards / 'train'}}}"
+    start = f"init_from={uninterrupted.folder / 'policy'}"
+    zygote.start(small_run(folder, "max_duration=1ba", start, sets, "microbatch=1"), tmp_path / "log").wait()
+    entry, reference = read_metrics(folder)[1], uninterrupted.metrics
+    assert entry["loss"] < reference[4]["loss"]
+    assert entry["loss"] == pytest.approx(reference[STEPS]["loss"], rel=0.5)
+    assert {"seen/loss", "seen/perplexity_keys", "unseen/loss", "unseen/perplexity_keys"} <= set(entry)
+    assert entry["seen/loss"] != entry["unseen/loss"]
