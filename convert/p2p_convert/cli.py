@@ -44,6 +44,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("out", metavar="OUT", help="folder or s3://bucket/prefix; gets train/ and val/")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
     parser.add_argument(
+        "--executor",
+        choices=("local", "ray"),
+        default="local",
+        help="ray: on the cluster at RAY_ADDRESS, all of whose nodes see RAW and OUT",
+    )
+    parser.add_argument(
         "--split", default="val=0.01", metavar="val=F", help="share of validation recordings (default val=0.01)"
     )
     parser.add_argument("--by-game", action="store_true", help="one stream per game, OUT/train/GAME")
@@ -76,6 +82,7 @@ def _convert(arguments: list[str]) -> int:
             options,
             args.workers,
             args.max_rejected,
+            args.executor,
             bar.task_done,
             bar.started,
         )

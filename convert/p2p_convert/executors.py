@@ -1,8 +1,11 @@
-"""Run the tasks of a plan: in this process, or in several."""
+"""Run the tasks of a plan: in this process, in several, or on a Ray cluster."""
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -10,6 +13,8 @@ from typing import Any
 
 from p2p_convert.plan import Task
 from p2p_convert.work import run_task
+
+_RAY_RETRIES = 5  # of a task whose worker died
 
 
 def run_local(tasks: Sequence[Task], num_workers: int) -> Iterator[tuple[Task, dict[str, Any]]]:
@@ -32,3 +37,39 @@ def run_local(tasks: Sequence[Task], num_workers: int) -> Iterator[tuple[Task, d
             raise ValueError("a worker process died (out of memory?); run the same command again to go on") from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def run_ray(tasks: Sequence[Task], num_workers: int) -> Iterator[tuple[Task, dict[str, Any]]]:
+    """(task, report) as they are done on the Ray cluster at RAY_ADDRESS, or on one made for it here.
+
+    A cluster has its own number of workers; `num_workers` counts for one made here. Every node must see the
+    sources and OUT under the same names. A task whose worker dies is run again, and nothing but that task.
+
+    Raises:
+        ValueError: when Ray is not installed, or a task fails again and again.
+    """
+    try:
+        import ray
+        from ray.exceptions import RayError
+    except ImportError as error:
+        raise ValueError("--executor ray needs Ray: pip install 'p2p-convert[ray]'") from error
+    own = not ray.is_initialized()
+    if own:
+        address = os.environ.get("RAY_ADDRESS")
+        with contextlib.redirect_stdout(sys.stderr):
+            ray.init(address=address, num_cpus=None if address else num_workers, log_to_driver=False)
+    try:
+        remote = ray.remote(max_retries=_RAY_RETRIES)(run_task)
+        pending = {remote.remote(task): task for task in tasks}
+        while pending:
+            (done,), _ = ray.wait(list(pending), num_returns=1)
+            try:
+                yield pending.pop(done), ray.get(done)
+            except RayError as error:
+                raise ValueError(f"Ray gave a task up: {error}; run the same command again to go on") from error
+    finally:
+        if own:
+            ray.shutdown()
+
+
+EXECUTORS = {"local": run_local, "ray": run_ray}

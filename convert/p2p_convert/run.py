@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from p2p.format import RecordingEntry, encode_index, entry_from_json
-from p2p_convert.executors import run_local
+from p2p_convert.executors import EXECUTORS
 from p2p_convert.plan import Options, Plan, Task, claim, make_plan
 from p2p_convert.statistics import Stats, add_stats
 from p2p_convert.storage import Store, open_store
@@ -39,12 +39,14 @@ def convert(
     options: Options,
     num_workers: int = 1,
     max_rejected: float = 0.5,
+    executor: str = "local",
     progress: Progress | None = None,
     started: Callable[[Plan, Sequence[Task]], None] | None = None,
 ) -> Summary:
     """Convert the recordings below `raw` into streams below `out`.
 
-    `started` hears of the plan and of its tasks that are still to do, `progress` of each task done.
+    `executor` names one of EXECUTORS. `started` hears of the plan and of its tasks that are still to do, `progress`
+    of each task done.
 
     Raises:
         ValueError: when there is nothing to convert, OUT holds something else or is in use, or more than the
@@ -56,7 +58,7 @@ def convert(
         open_tasks = claim(store, plan)
         if started:
             started(plan, open_tasks)
-        for task, report in run_local(open_tasks, num_workers):
+        for task, report in EXECUTORS[executor](open_tasks, num_workers):
             if progress:
                 progress(task, report)
         return finish(plan, store, max_rejected)
