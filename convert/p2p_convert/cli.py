@@ -11,6 +11,7 @@ from typing import Any
 
 from p2p_convert.plan import Options, Plan, Task
 from p2p_convert.run import Summary, convert
+from p2p_convert.transcode import parse_encoding
 
 COMMANDS = ("verify", "inspect", "stats")
 
@@ -52,6 +53,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--split", default="val=0.01", metavar="val=F", help="share of validation recordings (default val=0.01)"
     )
+    parser.add_argument(
+        "--transcode",
+        metavar="gop=N",
+        help="encode all videos anew, a keyframe every N frames (gop=20,crf=17): cheaper random access, but lossy",
+    )
     parser.add_argument("--by-game", action="store_true", help="one stream per game, OUT/train/GAME")
     parser.add_argument(
         "--compression", default="none", metavar="C", help="none (default; packets do not shrink), zstd, zstd:LEVEL"
@@ -72,6 +78,7 @@ def _convert(arguments: list[str]) -> int:
         compression="" if args.compression == "none" else args.compression,
         shard_bytes=args.shard_mb << 20,
         by_game=args.by_game,
+        encoding=parse_encoding(args.transcode) if args.transcode else None,
     )
     bar = _Progress()
     begin = time.monotonic()

@@ -26,6 +26,7 @@ from p2p_convert.sources import (
     validation_ids,
 )
 from p2p_convert.storage import Store
+from p2p_convert.transcode import Encoding
 
 PLAN = ".convert/plan.json"
 _TASK_BYTES = 128 << 20
@@ -41,6 +42,7 @@ class Options:
     compression: str = ""
     shard_bytes: int = 64 << 20
     by_game: bool = False
+    encoding: Encoding | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.val_fraction < 1:

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from p2p.format import SYSTEM, USER, Segment, Text
 from p2p.proto.video_annotation_pb2 import VideoAnnotation
-from p2p.recording import ANNOTATION_FILE, parse_annotation
+from p2p.recording import ANNOTATION_FILE, VIDEO_FILE, parse_annotation
 from p2p_convert.annotations import Actions, extract
 from p2p_convert.errors import Rejected
 from p2p_convert.packets import PacketList, read_packets
+from p2p_convert.transcode import Encoding, transcode
 
+ORIGINAL_VIDEO_FILE = "video.mp4"  # as recorded, of any size
 MIN_SEGMENT_FRAMES = 256  # keyframes allowing; a chunk of 200 steps then lies in at most two segments
 
 
@@ -59,8 +61,8 @@ class Converted:
         return int(np.count_nonzero(self.taken == SYSTEM))
 
 
-def convert_recording(raw: RawRecording) -> Converted:
-    """The segments of a recording.
+def convert_recording(raw: RawRecording, encoding: Encoding | None = None) -> Converted:
+    """The segments of a recording; with an `encoding`, or where only the original video is there, encoded anew.
 
     Raises:
         Rejected: when it cannot be used, with the reason.
@@ -72,16 +74,22 @@ def convert_recording(raw: RawRecording) -> Converted:
     annotation = _parse(content, f"{raw.where}/{ANNOTATION_FILE}")
     video_name = video_file(raw.files)
     if video_name is None:
-        raise Rejected("no video", f"{raw.where} has no 192x192.mp4")
-    packets = read_packets(raw.files[video_name], f"{raw.where}/{video_name}")
+        raise Rejected("no video", f"{raw.where} has neither {VIDEO_FILE} nor {ORIGINAL_VIDEO_FILE}")
+    video = raw.files[video_name]
+    source = {name: _describe(raw.files[name]) for name in sorted((ANNOTATION_FILE, video_name))}
+    if encoding is not None or video_name == ORIGINAL_VIDEO_FILE:
+        encoding = encoding or Encoding()
+        video, annotation = transcode(video, annotation, encoding, f"{raw.where}/{video_name}")
+        source["encoded"] = {"gop": encoding.gop, "crf": encoding.crf}
+        counts["recordings encoded anew: frames are not those of the source bit by bit"] += 1
+    packets = read_packets(video, f"{raw.where}/{video_name}")
     actions, texts = extract(annotation, packets.num_frames, counts)
     num_annotations = len(annotation.frame_annotations)
     if num_annotations != packets.num_frames:
         counts["more annotations than frames" if num_annotations > packets.num_frames else "fewer annotations"] += 1
-    source = {name: _describe(raw.files[name]) for name in sorted((ANNOTATION_FILE, video_name))}
     segments = _cut(raw.id, packets, actions, texts, content, source)
     if packets.doubtful:
-        _try_to_decode(raw.files[video_name], packets.doubtful, segments, f"{raw.where}/{video_name}")
+        _try_to_decode(video, packets.doubtful, segments, f"{raw.where}/{video_name}")
     return Converted(raw.id, game_name(annotation), packets.num_frames, segments, actions.taken, actions, counts)
 
 
@@ -117,7 +125,7 @@ def game_name(annotation: VideoAnnotation) -> str:
 
 def video_file(names: Mapping[str, object]) -> str | None:
     """The video of a recording to convert, out of its file names."""
-    return "192x192.mp4" if "192x192.mp4" in names else None
+    return next((name for name in (VIDEO_FILE, ORIGINAL_VIDEO_FILE) if name in names), None)
 
 
 def _cut(

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from p2p.recording import ANNOTATION_FILE, VIDEO_FILE
-from p2p_convert.segments import RawRecording
+from p2p_convert.segments import ORIGINAL_VIDEO_FILE, RawRecording
 
 WANTED_FILES = (ANNOTATION_FILE, VIDEO_FILE)
 
@@ -28,7 +28,7 @@ class FolderSource:
         """The recordings in order."""
         for name in self.folders:
             folder = Path(name)
-            files: dict[str, bytes | Path] = {n: folder / n for n in WANTED_FILES if (folder / n).is_file()}
+            files: dict[str, bytes | Path] = {n: folder / n for n in wanted_files(folder)}
             yield RawRecording(folder.name, name, files)
 
 
@@ -134,9 +134,17 @@ def find_recordings(root: Path) -> list[Path]:
     return sorted(found, key=lambda path: (path.name, str(path)))
 
 
+def wanted_files(folder: Path) -> list[str]:
+    """The files of a recording that are converted: the original video only where there is no small one."""
+    names = [name for name in WANTED_FILES if (folder / name).is_file()]
+    if VIDEO_FILE not in names and (folder / ORIGINAL_VIDEO_FILE).is_file():
+        names.append(ORIGINAL_VIDEO_FILE)
+    return names
+
+
 def num_bytes(folder: Path) -> int:
     """Size of the files of a recording that are converted."""
-    return sum((folder / name).stat().st_size for name in WANTED_FILES if (folder / name).is_file())
+    return sum((folder / name).stat().st_size for name in wanted_files(folder))
 
 
 def split_position(recording: str) -> float:

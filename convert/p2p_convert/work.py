@@ -72,7 +72,7 @@ def _converted(
     try:
         for raw in task.source.recordings():
             try:
-                converted = convert_recording(raw)
+                converted = convert_recording(raw, task.options.encoding)
             except Rejected as verdict:
                 rejected.append(
                     {"recording": raw.id, "where": raw.where, "reason": verdict.reason, "message": verdict.message}

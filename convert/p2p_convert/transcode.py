@@ -1,0 +1,178 @@
+"""Recordings that are encoded anew: Recap's own (any size, irregular times) and, if asked for, all others.
+
+Frames are resampled to 20 a second by the times of the annotation, stretched to 192x192 with the function that
+playing uses, and encoded with x264. That loses what the encoder drops; packets that are carried over lose nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.error
+import numpy as np
+from numpy.typing import NDArray
+
+from p2p.data.resize import resize
+from p2p.data.video import RgbConverter
+from p2p.format import FRAME_RATE_HZ
+from p2p.proto.video_annotation_pb2 import FrameAnnotation, LowLevelAction, VideoAnnotation
+from p2p_convert.errors import Rejected
+
+SIZE = 192
+_UNITS_S = (1e-9, 1e-6, 1e-3, 1.0)  # of frame_time, which does not say
+_SLACK_S = 0.5 / FRAME_RATE_HZ / 5  # a frame this much late still counts as in time
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How x264 encodes: the most frames from one keyframe to the next, and the quality (lower is better)."""
+
+    gop: int = 50
+    crf: int = 17
+
+    def __post_init__(self) -> None:
+        if self.gop < 1 or not 0 <= self.crf <= 51:
+            raise ValueError(f"--transcode gop={self.gop},crf={self.crf}: write gop of 1 or more, crf from 0 to 51")
+
+
+def parse_encoding(text: str) -> Encoding:
+    """Of "gop=20", "gop=20,crf=23".
+
+    Raises:
+        ValueError: for anything else.
+    """
+    values: dict[str, int] = {}
+    for part in text.split(","):
+        name, _, number = part.partition("=")
+        if name not in ("gop", "crf") or not number.isdigit():
+            raise ValueError(f"--transcode {text}: write gop=N or gop=N,crf=Q, such as gop=20,crf=17")
+        values[name] = int(number)
+    return Encoding(**values)
+
+
+def transcode(
+    video: bytes | Path, annotation: VideoAnnotation, encoding: Encoding, where: str
+) -> tuple[bytes, VideoAnnotation]:
+    """The video at 20 frames a second and 192x192, and the annotation that goes with it.
+
+    Raises:
+        Rejected: when the video does not decode.
+    """
+    try:
+        times = _frame_times(video, annotation)
+        chosen = resample(times)
+        return _encode(_resized(video, chosen), encoding), merge_annotations(annotation, chosen)
+    except av.error.FFmpegError as error:
+        raise Rejected("video does not decode", f"{where}: {error.strerror}") from error
+
+
+def _open(video: bytes | Path) -> av.container.InputContainer:
+    return av.open(io.BytesIO(video) if isinstance(video, bytes) else str(video), mode="r")
+
+
+def _frame_times(video: bytes | Path, annotation: VideoAnnotation) -> NDArray[np.float64]:
+    """Seconds at which each frame of the video was taken, ascending: by the annotation, else by the video."""
+    with _open(video) as container:
+        stream = container.streams.video[0]
+        pts = sorted(packet.pts for packet in container.demux(stream) if packet.pts is not None and packet.size)
+        assert stream.time_base is not None
+        shown = np.array(pts, np.float64) * float(stream.time_base)
+    noted = np.array([frame.frame_time for frame in annotation.frame_annotations[: len(pts)]], np.float64)
+    if len(noted) != len(pts) or len(pts) < 2 or np.any(np.diff(noted) <= 0):
+        return shown
+    interval_s = max(1e-6, (shown[-1] - shown[0]) / (len(shown) - 1))
+    unit = min(_UNITS_S, key=lambda unit: abs(np.log(float(np.median(np.diff(noted))) * unit / interval_s)))
+    return (noted - noted[0]) * unit
+
+
+def resample(times: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The frame in force at each twentieth of a second, from the first frame's time to the last's.
+
+    Times in which every frame is (almost) in its place give every frame once.
+    """
+    if not len(times):
+        return np.zeros(0, np.int64)
+    count = int((times[-1] - times[0] + _SLACK_S) * FRAME_RATE_HZ) + 1
+    ticks = times[0] + np.arange(count) / FRAME_RATE_HZ + _SLACK_S
+    return np.searchsorted(times, ticks, side="right") - 1
+
+
+def merge_annotations(annotation: VideoAnnotation, chosen: Sequence[int] | NDArray[np.int64]) -> VideoAnnotation:
+    """One annotation per chosen frame: of what happened since the frame chosen before.
+
+    Motion adds up; keys and buttons held at any time since count as held; instructions are kept. A frame chosen
+    twice holds what it held, and nothing moves in between.
+    """
+    merged = VideoAnnotation(metadata=annotation.metadata)
+    source = annotation.frame_annotations
+    before = -1
+    for frame in (int(number) for number in chosen):
+        since = source[before + 1 : frame + 1]
+        added = merged.frame_annotations.add()
+        if frame == before and frame < len(source):
+            since = [_held(source[frame])]
+        for name in ("user_action", "system_action"):
+            known = [getattr(part, name) for part in since if getattr(part, name).is_known]
+            if known:
+                getattr(added, name).CopyFrom(_merge(known))
+        for part in since:
+            added.frame_text_annotation.extend(part.frame_text_annotation)
+        before = frame
+    return merged
+
+
+def _merge(actions: Sequence[LowLevelAction]) -> LowLevelAction:
+    merged = LowLevelAction(is_known=True)
+    merged.keyboard.keys.extend(dict.fromkeys(key for action in actions for key in action.keyboard.keys))
+    merged.mouse.buttons_down.extend(dict.fromkeys(b for action in actions for b in action.mouse.buttons_down))
+    merged.mouse.mouse_delta_px.x = sum(action.mouse.mouse_delta_px.x for action in actions)
+    merged.mouse.mouse_delta_px.y = sum(action.mouse.mouse_delta_px.y for action in actions)
+    return merged
+
+
+def _held(frame: FrameAnnotation) -> FrameAnnotation:
+    """The same keys and buttons, no motion, no instruction."""
+    held = FrameAnnotation(user_action=frame.user_action, system_action=frame.system_action)
+    for action in (held.user_action, held.system_action):
+        action.mouse.ClearField("mouse_delta_px")
+    return held
+
+
+def _resized(video: bytes | Path, chosen: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+    """The chosen frames, uint8 [192, 192, 3]; a frame chosen twice comes twice."""
+    converter = RgbConverter()
+    wanted = np.bincount(chosen)
+    with _open(video) as container:
+        container.streams.video[0].thread_count = 1
+        for number, frame in enumerate(container.decode(video=0)):
+            if number >= len(wanted):
+                return
+            if wanted[number]:
+                picture = converter.interleaved(frame)
+                if picture.shape[:2] != (SIZE, SIZE):
+                    picture = resize(picture, SIZE, SIZE)
+                yield from [picture] * int(wanted[number])
+
+
+def _encode(pictures: Iterator[NDArray[np.uint8]], encoding: Encoding) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "video.mp4"
+        with av.open(str(path), "w") as container:
+            options = {"preset": "veryfast", "crf": str(encoding.crf), "threads": "1"}
+            stream = container.add_stream("libx264", rate=Fraction(FRAME_RATE_HZ), options=options)
+            stream.width = stream.height = SIZE
+            stream.pix_fmt = "yuv420p"
+            stream.codec_context.gop_size = encoding.gop
+            stream.codec_context.thread_count = 1
+            for number, picture in enumerate(pictures):
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                frame.pts = number
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        return path.read_bytes()

@@ -1,0 +1,88 @@
+"""Recap's own recordings, and --transcode: 20 frames a second, 192x192, actions that belong to the frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from p2p.data.resize import resize
+from p2p.data.video import SegmentDecoder
+from p2p_convert.cli import main
+from p2p_convert.plan import Options
+from p2p_convert.run import convert
+from p2p_convert.transcode import Encoding, merge_annotations, parse_encoding, resample
+from p2p_convert.verify import decode_segments
+from tests.convert.test_convert import stored_segments
+from tests.data.making import add_text, annotation, decoded, video_bytes, write_recording
+
+
+def test_regular_times_choose_every_frame_once() -> None:
+    times = np.arange(200) / 20
+    assert resample(times).tolist() == list(range(200))
+    assert resample(times + np.random.default_rng(0).uniform(0, 0.004, 200)).tolist() == list(range(200))
+
+
+def test_irregular_times_choose_the_frame_in_force() -> None:
+    assert resample(np.array([0.0, 0.02, 0.04, 0.06, 0.11, 0.3])).tolist() == [0, 2, 3, 4, 4, 4, 5]
+    assert resample(np.arange(61) / 60).tolist() == list(range(0, 61, 3))
+    assert resample(np.zeros(0)).tolist() == []
+
+
+def test_actions_between_chosen_frames_add_up() -> None:
+    made = annotation(7)
+    for index, frame in enumerate(made.frame_annotations):
+        frame.user_action.keyboard.keys[:] = [["w"], ["a"], ["s"], ["d"], ["w"], ["e"], ["q"]][index]
+        frame.user_action.mouse.mouse_delta_px.x, frame.user_action.mouse.mouse_delta_px.y = 10**index % 1000, 1
+    add_text(made, 2, 1.0, 1.0)
+    merged = merge_annotations(made, [0, 3, 3, 6]).frame_annotations
+    assert [list(frame.user_action.keyboard.keys) for frame in merged] == [
+        ["w"],
+        ["a", "s", "d"],
+        ["d"],
+        ["w", "e", "q"],
+    ]
+    assert [frame.user_action.mouse.mouse_delta_px.y for frame in merged] == [1, 3, 0, 3]
+    assert [len(frame.frame_text_annotation) for frame in merged] == [0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("unit", [1_000, 1_000_000, 1_000_000_000])
+def test_a_recap_recording_is_resampled_and_stretched(tmp_path: Path, unit: int) -> None:
+    video = video_bytes(31, size=64, crf="1")
+    made = annotation(31)
+    times = np.arange(31) / 20
+    times[10:] += 0.1  # a hole of two frames
+    for frame, when in zip(made.frame_annotations, times, strict=True):
+        frame.frame_time = 7 * unit + int(when * unit)
+    folder = write_recording(tmp_path / "raw" / "rec", None, made)
+    (folder / "video.mp4").write_bytes(video)
+    convert([tmp_path / "raw"], tmp_path / "out", Options(val_fraction=0))
+    (segment,) = stored_segments(tmp_path / "out" / "train", with_annotation=True)
+    assert segment.num_frames == 33
+    assert segment.annotation == (folder / "annotation.proto").read_bytes()
+    assert segment.source is not None
+    assert segment.source["encoded"] == {"crf": 17, "gop": 50}
+    source = decoded(video)
+    chosen = [*range(10), 9, 9, *range(10, 31)]
+    for number, picture in enumerate(SegmentDecoder().rgb(segment, 0, 33)):
+        expected = resize(np.ascontiguousarray(source[chosen[number]].transpose(1, 2, 0)), 192, 192)
+        assert np.abs(picture.astype(int) - expected).mean() < 8
+    assert not segment.mouse_px[9:11].any()
+
+
+def test_transcode_sets_the_distance_of_keyframes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_recording(tmp_path / "raw" / "rec", video_bytes(60, gop=60, size=192), annotation(60))
+    arguments = [str(tmp_path / "raw"), str(tmp_path / "out"), "--split", "val=0", "--transcode", "gop=20"]
+    assert main(arguments) == 0
+    assert "frames are not those of the source bit by bit" in capsys.readouterr().out
+    (segment,) = stored_segments(tmp_path / "out" / "train")
+    assert np.diff(segment.packet_starts).max() <= 20
+    assert len(decode_segments([segment])) == 60
+
+
+def test_encodings_are_read_strictly() -> None:
+    assert parse_encoding("gop=20,crf=23") == Encoding(20, 23)
+    for wrong in ("gop", "gop=x", "bitrate=1", "gop=0", "crf=99"):
+        with pytest.raises(ValueError, match="--transcode"):
+            parse_encoding(wrong)
