@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+import mmap
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import av
@@ -22,15 +23,18 @@ _PROGRESSIVE = (0, 1)  # AV_FIELD_UNKNOWN, AV_FIELD_PROGRESSIVE
 
 @dataclass(frozen=True)
 class PacketList:
-    """All packets of a video.
+    """All packets of a video, where they lie in `content` (the file itself, where that can be).
 
-    frames int32 [p]: the frame (in the order of showing) that each packet becomes, -1 when it is decoded but
-    never shown. starts int32 [k]: packets at which decoding can start, having shown exactly the frames before.
-    doubtful: why the packets alone may not tell what a player shows ("" when they do), so that it must be tried.
+    places int64 [p] and sizes uint32 [p] delimit the packets. frames int32 [p]: the frame (in the order of
+    showing) that each packet becomes, -1 when it is decoded but never shown. starts int32 [k]: packets at which
+    decoding can start, having shown exactly the frames before. doubtful: why the packets alone may not tell what
+    a player shows ("" when they do), so that it must be tried.
     """
 
     video: Video
-    data: list[bytes]
+    content: memoryview
+    places: NDArray[np.int64]
+    sizes: NDArray[np.uint32]
     frames: NDArray[np.int32]
     starts: NDArray[np.int32]
     doubtful: str
@@ -38,6 +42,26 @@ class PacketList:
     @property
     def num_frames(self) -> int:
         return int(np.count_nonzero(self.frames >= 0))
+
+    def pieces(self, first: int, end: int) -> list[memoryview]:
+        """The packets first .. end - 1, in as few pieces as they lie in."""
+        places, ends = self.places[first:end], self.places[first:end] + self.sizes[first:end]
+        breaks = np.flatnonzero(places[1:] != ends[:-1]) + 1
+        begins = places[np.concatenate([[0], breaks])].tolist()
+        return [self.content[a:b] for a, b in zip(begins, ends[[*(breaks - 1), -1]].tolist(), strict=True)]
+
+
+@dataclass
+class _Demuxed:
+    """What a demuxer tells of each packet, in decoding order; keys are {number of a keyframe: its bytes}."""
+
+    places: list[int | None] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    pts: list[int | None] = field(default_factory=list)
+    hidden: list[int] = field(default_factory=list)
+    keys: dict[int, bytes] = field(default_factory=dict)
+    changes_codec: bool = False
+    is_cut_off: bool = False
 
 
 def read_packets(video: bytes | Path, where: str) -> PacketList:
@@ -48,61 +72,95 @@ def read_packets(video: bytes | Path, where: str) -> PacketList:
     """
     num_bytes = len(video) if isinstance(video, bytes) else video.stat().st_size
     try:
-        with av.open(io.BytesIO(video) if isinstance(video, bytes) else str(video), mode="r") as container:
+        with _open(video) as container:
             if not container.streams.video:
                 raise Rejected("no video stream", f"{where} holds no video")
-            return _read_stream(container, num_bytes, where)
+            stream = container.streams.video[0]
+            demuxed = _demux(container, stream)
+            _check(demuxed, stream, num_bytes, where)
+            content, places = _locate(video, demuxed)
+            return _arrange(stream, demuxed, content, places)
     except av.error.FFmpegError as error:
         raise Rejected("unreadable video", f"{where} ({num_bytes} bytes): {error.strerror}") from error
 
 
-def _read_stream(container: InputContainer, num_bytes: int, where: str) -> PacketList:
-    stream = container.streams.video[0]
-    data: list[bytes] = []
-    pts: list[int | None] = []
-    hidden: list[int] = []
-    keys: list[int] = []
-    changes_codec = is_cut_off = False
+def _open(video: bytes | Path) -> InputContainer:
+    return av.open(io.BytesIO(video) if isinstance(video, bytes) else str(video), mode="r")
+
+
+def _demux(container: InputContainer, stream: VideoStream) -> _Demuxed:
+    found = _Demuxed()
+    places, sizes, pts = found.places, found.sizes, found.pts
     for packet in container.demux(stream):
-        content = bytes(packet)
-        if not content:
+        size = packet.size
+        if not size:
             continue
-        is_cut_off = packet.is_corrupt
+        found.is_cut_off = packet.is_corrupt
         if packet.is_discard:
-            hidden.append(len(data))
+            found.hidden.append(len(sizes))
         if packet.is_keyframe:
-            keys.append(len(data))
-            changes_codec |= packet.has_sidedata("new_extradata")
+            found.keys[len(sizes)] = bytes(packet)
+            found.changes_codec |= packet.has_sidedata("new_extradata")
         pts.append(packet.pts)
-        data.append(content)
-    if is_cut_off:
-        raise Rejected("truncated video", f"{where}: the file ends inside packet {len(data)} of {stream.frames}")
-    if len(data) < stream.frames and max(e.pos + e.size for e in stream.index_entries) > num_bytes:
-        raise Rejected("truncated video", f"{where}: {len(data)} of {stream.frames} packets are there")
-    if not len(data) > len(hidden):
+        places.append(packet.pos)
+        sizes.append(size)
+    return found
+
+
+def _check(found: _Demuxed, stream: VideoStream, num_bytes: int, where: str) -> None:
+    """Reject what is cut off, empty, or cannot be put in order."""
+    count = len(found.sizes)
+    if found.is_cut_off:
+        raise Rejected("truncated video", f"{where}: the file ends inside packet {count} of {stream.frames}")
+    if count < stream.frames and max(e.pos + e.size for e in stream.index_entries) > num_bytes:
+        raise Rejected("truncated video", f"{where}: {count} of {stream.frames} packets are there")
+    if count == len(found.hidden):
         raise Rejected("empty video", f"{where}: no frame")
-    if None in pts:
-        raise Rejected("video without timestamps", f"{where}: packet {pts.index(None)} has none")
-    if changes_codec:
+    if None in found.pts:
+        raise Rejected("video without timestamps", f"{where}: packet {found.pts.index(None)} has none")
+    if found.changes_codec:
         raise Rejected("video changes its parameters", f"{where}: new codec parameters inside the stream")
-    return _arrange(stream, data, np.array(pts, np.int64), np.array(hidden, np.int64), keys)
 
 
-def _arrange(
-    stream: VideoStream, data: list[bytes], pts: NDArray[np.int64], hidden: NDArray[np.int64], keys: list[int]
-) -> PacketList:
+def _locate(video: bytes | Path, found: _Demuxed) -> tuple[memoryview, NDArray[np.int64]]:
+    """(bytes that hold the packets, where each lies in them).
+
+    MP4 holds the packets as they are: then these are the file's own bytes, and no packet is copied. That is
+    checked on the keyframes; where it does not hold, they are what the demuxer gives.
+    """
+    if None not in found.places:
+        content = _file_bytes(video)
+        places = np.array(found.places, np.int64)
+        if all(content[places[k] : places[k] + len(key)].tobytes() == key for k, key in found.keys.items()):
+            return content, places
+    with _open(video) as container:
+        content = memoryview(b"".join(bytes(packet) for packet in container.demux(video=0)))
+    return content, np.cumsum([0, *found.sizes[:-1]], dtype=np.int64)
+
+
+def _file_bytes(video: bytes | Path) -> memoryview:
+    if isinstance(video, bytes):
+        return memoryview(video)
+    with open(video, "rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def _arrange(stream: VideoStream, found: _Demuxed, content: memoryview, places: NDArray[np.int64]) -> PacketList:
+    pts = np.array(found.pts, np.int64)
     order = np.argsort(pts, kind="stable")
     rank = np.empty(len(pts), np.int64)
     rank[order] = np.arange(len(pts))
     shown = np.ones(len(pts), bool)
-    shown[hidden] = False
+    shown[found.hidden] = False
     frames = np.where(shown, (np.cumsum(shown[order]) - 1)[rank], -1).astype(np.int32)
     lowest_later = np.minimum.accumulate(rank[::-1])[::-1]
     context = stream.codec_context
     extradata = context.extradata or b""
     is_h264 = context.name == "h264"
     starts = [
-        i for i in keys if rank[i] == i == lowest_later[i] and (not is_h264 or _has_idr_slice(data[i], extradata))
+        number
+        for number, key in found.keys.items()
+        if rank[number] == number == lowest_later[number] and (not is_h264 or _has_idr_slice(key, extradata))
     ]
     doubts = {
         "two frames with one timestamp": len(np.unique(pts)) < len(pts),
@@ -123,7 +181,8 @@ def _arrange(
         reordered=bool(np.any(rank != np.arange(len(rank)))),
     )
     doubtful = ", ".join(doubt for doubt, holds in doubts.items() if holds)
-    return PacketList(video, data, frames, np.array(starts, np.int32), doubtful)
+    sizes = np.array(found.sizes, np.uint32)
+    return PacketList(video, content, places, sizes, frames, np.array(starts, np.int32), doubtful)
 
 
 def _has_idr_slice(packet: bytes, extradata: bytes) -> bool:

@@ -137,7 +137,6 @@ def _cut(
     source: dict[str, dict[str, object]],
 ) -> list[Segment]:
     segments: list[Segment] = []
-    sizes = np.fromiter(map(len, packets.data), np.uint32, len(packets.data))
     for first_packet, end_packet in _cut_points(packets):
         frames = packets.frames[first_packet:end_packet]
         first = int(frames[frames >= 0].min())
@@ -150,8 +149,8 @@ def _cut(
             first_frame=first,
             num_frames=n,
             video=packets.video,
-            packets=packets.data[first_packet:end_packet],
-            packet_sizes=sizes[first_packet:end_packet],
+            packets=packets.pieces(first_packet, end_packet),
+            packet_sizes=packets.sizes[first_packet:end_packet],
             packet_frames=np.where(frames >= 0, frames - first, -1).astype(np.int32),
             packet_starts=(starts - first_packet).astype(np.int32),
             keys=actions.keys[rows],
@@ -180,7 +179,7 @@ def _cut_points(packets: PacketList) -> list[tuple[int, int]]:
         num_frames = shown_before[start] - shown_before[cuts[-1]]
         if num_frames >= MIN_SEGMENT_FRAMES and shown_before[start] < total:
             cuts.append(start)
-    return list(zip(cuts, [*cuts[1:], len(packets.data)], strict=True))
+    return list(zip(cuts, [*cuts[1:], len(packets.sizes)], strict=True))
 
 
 def _try_to_decode(video: bytes | Path, doubt: str, segments: list[Segment], where: str) -> None:

@@ -13,6 +13,7 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -77,6 +78,22 @@ def test_open_gops_are_not_cut(tmp_path: Path) -> None:
     write_recording(tmp_path / "raw" / "open", video, annotation(600))
     convert([tmp_path / "raw"], tmp_path / "out", Options(val_fraction=0))
     assert decode_segments(stored_segments(tmp_path / "out" / "train")) == decode_file(video)
+
+
+def test_a_container_that_wraps_packets_differently_loses_nothing_either(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with av.open(io.BytesIO(video_bytes(90, gop=20))) as source, av.open(buffer, "w", format="mpegts") as out:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                out.mux(packet)
+    write_recording(tmp_path / "raw" / "r", buffer.getvalue(), annotation(90))
+    convert([tmp_path / "raw"], tmp_path / "out", Options(val_fraction=0))
+    segments = stored_segments(tmp_path / "out" / "train")
+    expected = decode_file(buffer.getvalue())
+    assert len(expected) == 90
+    assert decode_segments(segments) == expected
 
 
 def test_bad_recordings_are_counted_by_reason_and_listed(raw: Path, tmp_path: Path) -> None:
