@@ -41,7 +41,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Convert raw recordings into shards.",
         epilog="Afterwards: p2p-convert verify OUT, p2p-convert inspect OUT [--sample K], p2p-convert stats OUT.",
     )
-    parser.add_argument("raw", nargs="+", metavar="RAW", help="folders with recordings, or .tar.gz archives")
+    parser.add_argument(
+        "raw", nargs="+", metavar="RAW", help="folders of recordings, .tar.gz archives, hf://datasets/OWNER/NAME[/PATH]"
+    )
     parser.add_argument("out", metavar="OUT", help="folder or s3://bucket/prefix; gets train/ and val/")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
     parser.add_argument(
@@ -84,7 +86,7 @@ def _convert(arguments: list[str]) -> int:
     begin = time.monotonic()
     try:
         summary = convert(
-            [Path(r) for r in args.raw],
+            args.raw,
             args.out,
             options,
             args.workers,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from p2p.format import FORMAT_VERSION
+from p2p_convert import hub
 from p2p_convert.sources import (
     ArchiveSource,
     BadArchive,
@@ -86,14 +87,16 @@ class Plan:
     identity: str
 
 
-def make_plan(raw: Sequence[Path], out: str, options: Options) -> Plan:
+def make_plan(raw: Sequence[str | Path], out: str, options: Options) -> Plan:
     """The plan for the recordings below the folders, and in the archives, `raw`.
 
     Raises:
         ValueError: when there are none.
     """
-    archives = [ArchiveSource(str(a), a.stat().st_size) for root in raw for a in find_archives(root)]
-    folders = sorted((f for root in raw for f in find_recordings(root)), key=lambda f: (f.name, str(f)))
+    roots = [str(root) for root in raw]
+    archives = [archive for root in roots for archive in find_archives(root)]
+    on_disk = [Path(root) for root in roots if not root.startswith(hub.PREFIX)]
+    folders = sorted((f for root in on_disk for f in find_recordings(root)), key=lambda f: (f.name, str(f)))
     first: dict[str, Path] = {}
     duplicates = []
     for folder in folders:

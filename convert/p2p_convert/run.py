@@ -34,7 +34,7 @@ class Summary:
 
 
 def convert(
-    raw: Sequence[Path],
+    raw: Sequence[str | Path],
     out: str | Path,
     options: Options,
     num_workers: int = 1,

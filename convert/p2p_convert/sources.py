@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import IO
 
 from p2p.recording import ANNOTATION_FILE, VIDEO_FILE
+from p2p_convert import hub
 from p2p_convert.segments import ORIGINAL_VIDEO_FILE, RawRecording
 
 WANTED_FILES = (ANNOTATION_FILE, VIDEO_FILE)
@@ -91,26 +93,33 @@ def _members(archive: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
                     stream = tar.extractfile(member)
                     assert stream is not None
                     yield member.name, stream.read
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise BadArchive(f"{archive}: {error or 'ends too early'}") from error
 
 
 def open_archive(archive: str) -> IO[bytes]:
-    """The bytes of an archive, to be read once."""
-    return open(archive, "rb")
+    """The bytes of an archive, on a disk or on the Hub, to be read once."""
+    return hub.open_file(archive) if archive.startswith(hub.PREFIX) else open(archive, "rb")
 
 
-def is_archive(path: Path) -> bool:
+def is_archive(path: PurePath) -> bool:
     return path.name.endswith((".tar.gz", ".tgz", ".tar"))
 
 
-def find_archives(root: Path) -> list[Path]:
-    """The archives below (or at) `root`, by name."""
-    if root.is_file():
-        return [root]
-    return sorted(path for path in root.rglob("*") if path.is_file() and is_archive(path))
+def find_archives(root: str) -> list[ArchiveSource]:
+    """The archives below (or at) a folder or an hf://datasets/OWNER/NAME[/PATH] address, by name.
+
+    Raises:
+        ValueError: when the Hub does not have such an address.
+    """
+    if root.startswith(hub.PREFIX):
+        sizes = hub.list_files(root)
+    elif Path(root).is_file():
+        sizes = {root: Path(root).stat().st_size}
+    else:
+        sizes = {str(path): path.stat().st_size for path in Path(root).rglob("*") if path.is_file()}
+    archives = [ArchiveSource(name, size) for name, size in sizes.items() if is_archive(PurePath(name))]
+    return sorted(archives, key=lambda archive: archive.archive)
 
 
 def find_recordings(root: Path) -> list[Path]:

@@ -25,6 +25,7 @@ from p2p_convert.sources import split_position, validation_ids
 from p2p_convert.storage import open_store
 from p2p_convert.verify import decode_file, decode_segments
 from tests.data.making import annotation, tree_digest, video_bytes, write_recording
+from tests.hub.stand_in import HubStandIn
 
 
 def stored_segments(stream: Path, with_annotation: bool = False) -> list[Segment]:
@@ -252,6 +253,20 @@ print(total, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     assert num_bytes == 8 * len(big)
     assert extra_kib < 2.5 * len(big) / 1024  # a file in pieces, then in one
     assert [path.name for path in tmp_path.iterdir()] == ["big.tar.gz"]
+
+
+def test_archives_are_read_from_the_hub(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = make_archive(tmp_path / "batch_00001.tar.gz", sorted(raw.iterdir()))
+    content = {"dataset/batch_00001.tar.gz": archive.read_bytes(), "README.md": b"hello"}
+    hub = HubStandIn({("datasets", "owner/games"): content})
+    hub.breaks["dataset/batch_00001.tar.gz"] = [1000, 5000, 70_000]  # bytes after which a transfer is cut
+    monkeypatch.setenv("HF_ENDPOINT", hub.address)
+    try:
+        convert(["hf://datasets/owner/games/dataset"], tmp_path / "out", Options(val_fraction=0))
+    finally:
+        hub.close()
+    convert([raw], tmp_path / "local", Options(val_fraction=0))
+    assert tree_digest(tmp_path / "out", ["plan.json"]) == tree_digest(tmp_path / "local", ["plan.json"])
 
 
 def test_a_cut_off_archive_gives_what_is_whole_and_is_reported(raw: Path, tmp_path: Path) -> None:
