@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from p2p_convert.game_names import load_aliases
 from p2p_convert.plan import Options, Plan, Task
 from p2p_convert.run import Summary, convert
 from p2p_convert.transcode import parse_encoding
@@ -61,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         help="encode all videos anew, a keyframe every N frames (gop=20,crf=17): cheaper random access, but lossy",
     )
     parser.add_argument("--by-game", action="store_true", help="one stream per game, OUT/train/GAME")
+    parser.add_argument("--game-names", metavar="FILE", help='more names of games, {"aliases": {"misspelt": "name"}}')
     parser.add_argument(
         "--compression", default="none", metavar="C", help="none (default; packets do not shrink), zstd, zstd:LEVEL"
     )
@@ -80,6 +82,7 @@ def _convert(arguments: list[str]) -> int:
         compression="" if args.compression == "none" else args.compression,
         shard_bytes=args.shard_mb << 20,
         by_game=args.by_game,
+        game_aliases=load_aliases(Path(args.game_names) if args.game_names else None),
         encoding=parse_encoding(args.transcode) if args.transcode else None,
     )
     bar = _Progress()

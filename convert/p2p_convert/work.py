@@ -7,10 +7,12 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from p2p.format import RecordingEntry, encode_segment
 from p2p_convert.errors import Rejected
+from p2p_convert.game_names import canonical
 from p2p_convert.plan import Options, Task
 from p2p_convert.segments import Converted, convert_recording
 from p2p_convert.sources import BadArchive, FolderSource
@@ -78,6 +80,7 @@ def _converted(
                     {"recording": raw.id, "where": raw.where, "reason": verdict.reason, "message": verdict.message}
                 )
                 continue
+            converted = replace(converted, game=canonical(converted.game, task.options.game_aliases))
             counts.update(converted.counts)
             add_stats(stats, converted.game, recording_stats(converted))
             yield stream_name(task.is_validation(raw.id), converted.game, task.options), converted

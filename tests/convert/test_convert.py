@@ -205,6 +205,19 @@ def test_games_have_streams_of_their_own(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "train" / "quake" / "index.json").is_file()
 
 
+def test_misspelt_games_share_a_stream(tmp_path: Path) -> None:
+    for name, game in (("a", "Quake"), ("b", "quaek"), ("c", "My Game_2")):
+        write_recording(tmp_path / "raw" / name, video_bytes(20), annotation(20, game=game))
+    (tmp_path / "names.json").write_text('{"aliases": {"Quaek": "quake"}}')
+    out = tmp_path / "out"
+    arguments = [str(tmp_path / "raw"), str(out), "--split", "val=0", "--by-game"]
+    assert main([*arguments, "--game-names", str(tmp_path / "names.json")]) == 0
+    games = {path.parent.name: len(decode_index(path.read_bytes(), "")[1]) for path in out.rglob("index.json")}
+    assert games == {"quake": 2, "my-game-2": 1}
+    (tmp_path / "names.json").write_text("[]")
+    assert main([*arguments[:1], str(tmp_path / "other"), "--game-names", str(tmp_path / "names.json")]) == 2
+
+
 def make_archive(path: Path, folders: list[Path]) -> Path:
     """A .tar.gz of recordings as the public dataset has them, each with a video.mp4 that is not wanted."""
     with tarfile.open(path, "w:gz") as tar:
@@ -260,6 +273,7 @@ def test_archives_are_read_from_the_hub(raw: Path, tmp_path: Path, monkeypatch: 
     content = {"dataset/batch_00001.tar.gz": archive.read_bytes(), "README.md": b"hello"}
     hub = HubStandIn({("datasets", "owner/games"): content})
     hub.breaks["dataset/batch_00001.tar.gz"] = [1000, 5000, 70_000]  # bytes after which a transfer is cut
+    monkeypatch.setattr("p2p_convert.hub._FIRST_PAUSE_S", 0.01)
     monkeypatch.setenv("HF_ENDPOINT", hub.address)
     try:
         convert(["hf://datasets/owner/games/dataset"], tmp_path / "out", Options(val_fraction=0))
