@@ -230,8 +230,7 @@ def evaluate(settings: DemoSettings, policy: Path, out: Path) -> str:
     view = [*_module("p2p.cli"), "view", str(recording), "--policy", str(policy), "--frames", "200"]
     _run([*view, "--out", str(partial / "view.html")], settings.out / "logs" / "view.log")
     os.replace(partial, out)
-    report = json.loads((out / "report.json").read_text())
-    return f"causality score {report['causality']['score']:.0f}, report in {out}"
+    return ", ".join([*causality_facts(out / "report.json"), f"report in {out}"])
 
 
 def _module(name: str) -> list[str]:

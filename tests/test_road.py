@@ -32,7 +32,7 @@ def test_the_road_leads_from_a_game_to_a_served_policy_and_a_report(repository: 
     out = tmp_path / "demo"
     result = demo(repository, out)
     assert result.returncode == 1, result.stdout + result.stderr  # six updates are too few to play
-    assert "it has not learned to play" in result.stdout
+    assert "it has not learned to play" in result.stdout, result.stdout + result.stderr
 
     assert len([folder for folder in (out / "raw").iterdir() if (folder / "annotation.proto").is_file()]) == 3
     assert (out / "shards" / "train" / "index.json").is_file()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from p2p.cli import main
-from p2p.demo import DemoSettings, Stages, clear, run_folder_of, seeds_table, train_command, verdict
+from p2p.demo import DemoSettings, Stages, causality_facts, clear, run_folder_of, seeds_table, train_command, verdict
 from p2p.play.episodes import Episode
 from p2p.play.games import game_info
 from p2p.play.report import Report, key_shares, read_metrics, running_mean, write_report
@@ -136,6 +136,18 @@ def test_the_report_has_its_table_and_its_pictures(tmp_path: Path) -> None:
     assert [entry["step"] for entry in read_metrics(metrics)] == [1, 2]
     assert key_shares(played, "policy") == {"w": 0.5}
     assert running_mean([4.0, 2.0, 0.0], 2) == [4.0, 3.0, 1.0]
+
+
+@pytest.mark.parametrize("content", ['{"causality": null}', "{}", "not JSON"])
+def test_an_evaluation_without_a_causality_score_has_no_line_about_it(tmp_path: Path, content: str) -> None:
+    (tmp_path / "report.json").write_text(content)  # one recording has no other one to take frames from
+    assert causality_facts(tmp_path / "report.json") == []
+
+
+def test_the_causality_score_stands_in_the_report(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text('{"causality": {"score": 396.3, "std": 16.2, "per_step": 1.238}}')
+    assert causality_facts(path) == ["causality score: 396 ± 16, 1.24 nats a step (0: the picture changes nothing)"]
 
 
 def test_the_demo_outside_of_a_checkout_says_where_it_runs(
