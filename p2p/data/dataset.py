@@ -25,7 +25,7 @@ from streaming.base.sampling import get_sampling
 from p2p.actions import ActionSpace
 from p2p.data.assemble import ChunkReader, TextOptions
 from p2p.data.chunks import epoch_generator, epoch_starts, kept_starts, last_phase
-from p2p.data.shared_memory import remove_stale_shared_memory
+from p2p.data.shared_memory import remove_stale_shared_memory, taking_turns
 from p2p.data.stream import GameplayStream, ShardError
 from p2p.format import RecordingEntry, Segment, decode_segment
 
@@ -99,8 +99,9 @@ class GameplayDataset(StreamingDataset):
         self._process = os.getpid()
         self._failure: BaseException | None = None
         self._segments: OrderedDict[tuple[int, int], Segment] = OrderedDict()
-        remove_stale_shared_memory()
-        super().__init__(streams=list(streams), batch_size=batch_size, **others)
+        with taking_turns(self._longest_wait_s):
+            remove_stale_shared_memory()
+            super().__init__(streams=list(streams), batch_size=batch_size, **others)
         self._order = self._recording_order()
         if self._unique_rank_world.is_local_leader:
             # Streaming trusts what lies in the folder. Nothing counts as present before it was verified.

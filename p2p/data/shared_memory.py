@@ -1,12 +1,16 @@
-"""Shared memory that a killed process left behind, which would stop the next run from using the same folder."""
+"""Streaming's shared memory: what a killed process left behind goes, and runs that start at once take turns."""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock
 from streaming.base.constant import SHM_TO_CLEAN
 from streaming.base.distributed import get_local_rank, get_world_size
 from torch import distributed
@@ -15,6 +19,29 @@ logger = logging.getLogger(__name__)
 
 _SHARED_MEMORY = Path("/dev/shm")
 _NAME = re.compile(rf"\d{{6}}_({'|'.join(SHM_TO_CLEAN)})")
+
+
+@contextmanager
+def taking_turns(timeout_s: float) -> Iterator[None]:
+    """One run of this user at a time looks for a free name in shared memory and takes it.
+
+    Streaming looks first and takes later, so two runs that start together found the same name. The first process
+    of a node holds the lock, its other processes wait for it.
+
+    Raises:
+        filelock.Timeout: when another run holds the lock for longer than `timeout_s`.
+    """
+    is_first = get_local_rank() == 0
+    lock = FileLock(Path(tempfile.gettempdir()) / f"p2p-streaming-{os.getuid()}.lock", timeout=timeout_s)
+    if is_first:
+        lock.acquire()
+    try:
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.barrier()
+        yield
+    finally:
+        if is_first:
+            lock.release()
 
 
 def remove_stale_shared_memory() -> list[str]:
