@@ -45,6 +45,8 @@ class Client:
     def __init__(self, address: str, timeout_s: float = 30.0) -> None:
         self._address, self._timeout_s = address, timeout_s
         self._socket = connect(address, timeout_s)
+        self._readable = select.poll()  # unlike select, for any number of open files
+        self._readable.register(self._socket, select.POLLIN)
         self._reader = MessageReader()
         self._answers: list[tuple[Action, int]] = []
         self._next_id = 0
@@ -64,7 +66,7 @@ class Client:
         found: list[tuple[Action, int]] = []
         while True:
             wait_s = max(0.0, deadline_s - time.monotonic()) if not found else 0.0
-            if not select.select([self._socket], [], [], wait_s)[0]:
+            if not self._readable.poll(math.ceil(1000 * wait_s)):
                 return found
             try:
                 data = self._socket.recv(_CHUNK_BYTES)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import socket
 import struct
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -32,6 +35,17 @@ def test_a_frame_is_answered(echo: str) -> None:
     with Client(echo) as client:
         assert client.ask(FRAME) == Action(("w",))
         assert client.ask(FRAME[:96]) == Action(("w",))
+
+
+def test_a_frame_is_answered_in_a_process_with_many_open_files(echo: str) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as files:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+        files.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        while files.enter_context(open(os.devnull)).fileno() < 1024:
+            pass
+        with Client(echo) as client:
+            assert client.ask(FRAME) == Action(("w",))
 
 
 def test_each_episode_is_a_session_of_its_own(echo: str) -> None:
