@@ -11,12 +11,11 @@ from typing import Any
 
 import psutil
 import pytest
+import ray
 
 from p2p_convert.plan import Options, Task
 from p2p_convert.run import convert
 from tests.data.making import annotation, tree_digest, video_bytes, write_recording
-
-ray = pytest.importorskip("ray", reason="Ray is an extra of p2p-convert", exc_type=ImportError)
 
 
 @pytest.fixture(scope="module")
