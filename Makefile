@@ -51,7 +51,7 @@ requirements: | $(VENV)/.made ## pin requirements/*.txt anew from pyproject.toml
 	$(PYTHON) -c 'import tomllib; print(*[d for d in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"] \
 		if not d.startswith("torch")], sep="\n")' \
 		| $(COMPILE) - --constraint requirements/dev.txt --output-file requirements/serve.txt
-	printf '%s\n' av grpcio-tools hypothesis pytest pytest-timeout \
+	printf '%s\n' av grpcio-tools hypothesis matplotlib pytest pytest-timeout \
 		| $(COMPILE) - --constraint requirements/dev.txt --output-file requirements/test-serve.txt
 
 # --- the road --------------------------------------------------------------------------------------
