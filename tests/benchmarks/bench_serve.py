@@ -1,8 +1,9 @@
 """Time from a frame to its answer. `python tests/benchmarks/bench_serve.py [--device cuda] [--size 150M]`
 
 On a CPU: the engine beside a straightforward implementation of the original's procedure, step by step in
-turn, with the full cache; ratios of medians. Guesses are made right by hand at a given rate: the policy's
-weights are random, so no guess would ever be right by itself. On a GPU: p50 and p99 of the captured step.
+turn, with the full cache; ratios of medians. The weights are random, so no guess would ever be right by itself:
+guesses are made right up to the slot at which the recorded action differed from the one before, for steps of the
+recordings in --recordings (those of `make demo`). On a GPU: p50 and p99 of the captured step.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from original_procedure import OriginalProcedure
 
+from p2p.actions import ActionSpace
 from p2p.config import PolicyConfig, SamplingConfig
 from p2p.model.cache import Player
 from p2p.model.decode import DecoderRunner
@@ -85,7 +87,28 @@ def one_engine_step(
     return observed + time.perf_counter() - started, decoded.num_passes
 
 
-def bench_cpu(size: str, num_steps: int, right_rate: float, num_threads: int) -> None:
+def slots_repeated(recordings: Path) -> np.ndarray:  # type: ignore[type-arg]
+    """For each recorded step, how many slots from the first on equal those of the step before (8: all)."""
+    from p2p.recording import read_annotation, step_actions
+
+    files = sorted(recordings.glob("*/annotation.proto"))
+    if not files:
+        print(f"no recordings in {recordings} (`make demo` makes some, --recordings names others): no guess is right")
+        return np.zeros(1, dtype=np.int64)
+    lengths = []
+    for file in files:
+        annotation = read_annotation(file)
+        steps = step_actions(annotation, len(annotation.frame_annotations), ActionSpace())
+        known = steps.user_mask | steps.system_mask
+        equal = (steps.actions[1:] == steps.actions[:-1])[known[1:] & known[:-1]]
+        lengths.append(np.where(equal.all(1), equal.shape[1], equal.argmin(1)))
+    return np.concatenate(lengths)
+
+
+def bench_cpu(size: str, num_steps: int, recordings: Path, num_threads: int) -> None:
+    repeated = slots_repeated(recordings)
+    right_rate = float((repeated == ActionSpace().num_slots).mean())
+    print(f"{right_rate:.1%} of {len(repeated):,} actions in {recordings} repeat the one before")
     torch.set_num_threads(num_threads)
     policy = random_policy(size)
     fast = for_inference(random_policy(size))
@@ -106,9 +129,7 @@ def bench_cpu(size: str, num_steps: int, right_rate: float, num_threads: int) ->
         uniforms = torch.from_numpy(random.random((1, policy.config.num_action_slots))).float()
         original.step(frame, text, uniforms)
         never, _ = one_engine_step(player, decoder, frame, text, 0, random)
-        num_right = policy.config.num_action_slots
-        if random.random() > right_rate:
-            num_right = int(random.integers(num_right))
+        num_right = int(random.choice(repeated))
         at_rate, num_passes = one_engine_step(player, decoder, frame, text, num_right, random)
         if step:  # the first warms up
             for key, value in zip(seconds, (original.answer_s, original.total_s, never, at_rate), strict=True):
@@ -154,12 +175,12 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, help="default: 150M on a CPU, all on a GPU")
     parser.add_argument("--steps", type=int, help="default: 20 on a CPU, 1000 on a GPU")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--right-rate", type=float, default=0.85, help="share of actions equal to the one before")
+    parser.add_argument("--recordings", type=Path, default=Path("runs/demo/raw"), help="on a CPU (%(default)s)")
     args = parser.parse_args()
     if args.device == "cuda":
         bench_gpu([args.size] if args.size else list(SIZES), args.steps or 1000)
     else:
-        bench_cpu(args.size or "150M", args.steps or 20, args.right_rate, args.threads)
+        bench_cpu(args.size or "150M", args.steps or 20, args.recordings, args.threads)
 
 
 if __name__ == "__main__":
