@@ -167,7 +167,7 @@ class Policy(nn.Module):
     def observation_tokens(self, frames: Tensor, text: Tensor) -> Tensor:
         """frames uint8 [N, 3, Y, X], text [N, n_text, text_dim] -> text, image, thinking, out tokens [N, n, D]."""
         weight_dtype = self.out_token.dtype
-        pixels = normalise_frames(frames).to(weight_dtype).contiguous(memory_format=torch.channels_last)
+        pixels = normalise_frames(frames.contiguous(memory_format=torch.channels_last)).to(weight_dtype)
         image = self.image_tokenizer(pixels) + self.image_position
         tokens = [image, *(t.expand(len(frames), -1, -1) for t in (self.thinking, self.out_token))]
         if self.config.num_text_tokens:
