@@ -12,6 +12,7 @@ from p2p.evaluate.checkpoints import ORIGINAL, POLICY, RUN, LocalFolder, find_ch
 from p2p.evaluate.remote import RemoteFolder
 from p2p.evaluate.validate import RESULTS_NAME, Options, Validator
 from p2p.model import load_policy
+from p2p.recipe import DataConfig, Recipe, save_recipe
 from tests.s3 import S3Server
 
 
@@ -62,6 +63,18 @@ def test_all_three_kinds_give_one_table_and_one_curve(
     exported, trained = (rows[kind]["metrics"]["policy"]["loss"]["value"] for kind in (POLICY, RUN))
     assert trained == pytest.approx(exported, abs=1e-6)  # the same weights
     assert (mixed / "validation.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_data_the_runs_recipe_says_what_to_validate_on(
+    mixed: Path, stream_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["validate", str(mixed), "--chunks", "2", "--device", "cpu"]
+    assert main(command) == 2
+    assert "write --data STREAM" in capsys.readouterr().err
+    sets = {"easy": str(stream_folder), "hard": str(shutil.copytree(stream_folder, tmp_path / "hard"))}
+    save_recipe(Recipe(name="a-run", data=DataConfig(train=str(stream_folder), val=sets)), mixed / "recipe.yaml")
+    assert main(command) == 0
+    assert {row["data"] for row in results(mixed)} == set(sets.values())
 
 
 def test_a_checkpoint_is_evaluated_once_until_it_is_written_again(
