@@ -21,7 +21,6 @@ from p2p.play.reaper import mark_children
 
 TICS_PER_STEP = 2
 TURN_DEG_PER_PIXEL = 0.1318  # of the mouse, as in the engine's window at its default sensitivity
-RENDER_SIZE = (240, 320)  # height and width
 
 KEY_BUTTONS = {
     "w": "MOVE_FORWARD",

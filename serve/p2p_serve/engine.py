@@ -6,7 +6,6 @@ it, in `finish_step`, or with the next frame.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from dataclasses import dataclass
 from typing import cast
@@ -109,12 +108,6 @@ class Engine:
         if self._captured is not None:
             self._captured.reset()
         self._previous = torch.from_numpy(self.config.action_space.nothing.copy())[None].to(self.device)
-
-    def with_sampling(self, **changes: object) -> None:
-        """Change temperature, top_p, greedy or mouse_sampling from the next frame on."""
-        self.sampling = dataclasses.replace(self.sampling, **changes)  # type: ignore[arg-type]
-        if self._captured is not None:
-            self._captured = CapturedStep(self.policy, self.sampling)
 
     def _frame(self, frame: npt.NDArray[np.uint8] | Tensor) -> Tensor:
         pixels = torch.as_tensor(frame, device=None if self._captured is None else "cpu")
