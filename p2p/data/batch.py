@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.utils.data import default_collate
 
 
 def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -15,7 +16,8 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     [B, T], text float32 [B, T, n_text, D], recording (list of B strings), start int64 [B].
     """
     batch: dict[str, Any] = {
-        name: torch.stack([sample[name] for sample in samples])
+        # In a loader's worker this stacks right into the shared memory that the batch travels in.
+        name: default_collate([sample[name] for sample in samples])
         for name in samples[0]
         if isinstance(samples[0][name], torch.Tensor)
     }

@@ -8,15 +8,19 @@ the spot: moving textures at 192x192, encoded with x264, with the annotations th
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import os
 import shutil
 import sys
 import tempfile
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -168,6 +172,79 @@ def bench_loader(raw: Path, stream: Path, name: str, num_chunks: int) -> None:
     print(f"  PyAV in sequence  {plain:>9,.0f} (decode to rgb24)          ratio {ours / plain:.2f}")
 
 
+class WorkerMemory:
+    """Watches the memory of processes from outside; peaks in MB.
+
+    PSS and USS as /proc/PID/smaps_rollup has them (what a fork shares with its parent counts in part in the one,
+    not at all in the other). A batch that waits to be fetched is open in its worker but mapped by nobody, so neither
+    counts it: `total` is PSS without shared memory plus the whole of every batch that the process holds open.
+    """
+
+    def __init__(self, pids: list[int]) -> None:
+        self._pids = pids
+        self._stop = threading.Event()
+        self.peaks = {pid: Counter[str]() for pid in pids}
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.02):
+            for pid in self._pids:
+                for name, value in _memory(pid).items():
+                    self.peaks[pid][name] = max(self.peaks[pid][name], value)
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def _memory(pid: int) -> dict[str, int]:
+    fields: Counter[str] = Counter()
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
+        name, _, value = line.partition(":")
+        fields[name] = int(value.split()[0]) * 1024
+    held = {}
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if os.readlink(descriptor).startswith("/dev/shm/torch_"):
+                status = descriptor.stat()
+                held[status.st_ino] = status.st_blocks * 512
+    return {
+        "PSS": fields["Pss"],
+        "USS": fields["Private_Clean"] + fields["Private_Dirty"],
+        "total": fields["Pss"] - fields["Pss_Shmem"] + sum(held.values()),
+    }
+
+
+def _num_awaited(batches: Any) -> int:
+    """How many batches the workers have been asked for and the reader has not fetched yet."""
+    fetched = sum(len(task) > 1 for task in batches._task_info.values())  # out of order, kept until their turn
+    return int(batches._tasks_outstanding) - fetched
+
+
+def bench_memory(raw: Path, root: Path) -> None:
+    """Peak memory of each worker of a real loader that is ahead of its reader as far as it may be."""
+    from torch.utils.data import DataLoader
+
+    from p2p.data import collate
+
+    convert([raw], root / "memory", Options(val_fraction=0))
+    dataset = open_dataset(root / "memory" / "train", phase="random", shuffle=True, batch_size=8)
+    loader = DataLoader(dataset, batch_size=8, num_workers=2, prefetch_factor=2, collate_fn=collate)
+    batches = iter(loader)
+    watch = WorkerMemory([worker.pid for worker in batches._workers])
+    for _ in range(8):
+        while batches._worker_result_queue.qsize() < _num_awaited(batches):
+            time.sleep(0.05)
+        next(batches)
+    watch.stop()
+    batches._shutdown_workers()
+    print("memory of a worker  (T 200, batches of 8, prefetch 2, GOP 250, random phase, shuffled)")
+    for number, peaks in enumerate(watch.peaks.values()):
+        listed = ", ".join(f"{name} {peaks[name] / 1e6:,.0f} MB" for name in ("PSS", "USS", "total"))
+        print(f"  worker {number}          {listed} (with the batches that wait in shared memory)")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--frames", type=int, default=3000, help="frames of a recording")
@@ -178,6 +255,7 @@ def main() -> None:
             raw = make_raw(root / f"gop{gop}", 24, args.frames, gop)
             if gop == 250:
                 bench_conversion(raw, 24 * args.frames, root)
+                bench_memory(raw, root)
                 bench_two_workers(args.recordings, args.frames, root)
             one = root / f"one{gop}"
             shutil.copytree(raw / "rec_0000", one / "rec_0000")

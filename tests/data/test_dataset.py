@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import resource
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -240,3 +242,19 @@ def test_streams_mix_by_proportion(make_stream: Make) -> None:
     dataset = open_dataset(one, local=None, streams=streams, epoch_size=24, shuffle=True)
     counts = Counter(s["recording"] for s in read_all(dataset))
     assert counts == {"one": 6, "two": 18}
+
+
+def test_reading_on_and_on_takes_no_more_memory(make_stream: Make) -> None:
+    made = {f"rec_{i}": (video_bytes(60, seed=i), annotation(60)) for i in range(6)}
+    dataset = open_dataset(make_stream(made), phase="random")
+
+    def read(num_samples: int) -> int:
+        """Bytes resident after so many samples from anywhere."""
+        for number in range(num_samples):
+            dataset._epoch = number
+            dataset[7 * number % dataset.size]
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    before = read(100)
+    assert read(400) - before < 8 << 20  # the frames of 400 samples are 49 MB
