@@ -55,7 +55,9 @@ class PolicyConfig:
     """The architecture of a policy: everything that fixes the names and shapes of its weights.
 
     The defaults are the released 150M model. `attention_history` is the number of earlier timesteps
-    that each layer's queries may see: one number for all layers, or one per layer.
+    that each layer's queries may see: one number for all layers, or one per layer. `text_embedder` is the embedder
+    of its instructions (p2p/text.py), and the name under which recordings and shards keep their embeddings.
+    With `carry_text`, an instruction that began before a chunk reaches into it, as it does in play.
     """
 
     dim: int = 1024
@@ -70,6 +72,8 @@ class PolicyConfig:
     num_image_tokens: int = 1
     num_text_tokens: int = 1
     text_dim: int = 768
+    text_embedder: str = "gemma"
+    carry_text: bool = False
     num_thinking_tokens: int = 1
     num_sink_tokens: int = 0
     decoder_num_layers: int = 3
@@ -94,6 +98,7 @@ class PolicyConfig:
             self.image_encoder in IMAGE_ENCODERS,
             f"policy.image_encoder is {self.image_encoder!r}; choose one of {', '.join(IMAGE_ENCODERS)}",
         )
+        _require(self.text_embedder != "", "policy.text_embedder is empty; write a name such as gemma or minilm")
         self._check_frame_size()
         if isinstance(self.attention_history, tuple):
             _require(

@@ -234,6 +234,7 @@ class RecordingWriter:
         game: the name of the environment, `env` in the metadata; `game_subtype` its `env_subtype`.
         gop: the most frames from one keyframe to the next.
         preset, crf: x264's speed and quality.
+        text_tokenizer: the embedder of the instructions, under whose name their embeddings are kept.
 
     Raises:
         ValueError: when the folder exists already.
@@ -250,6 +251,7 @@ class RecordingWriter:
         gop: int = 250,
         preset: str = "veryfast",
         crf: int = 17,
+        text_tokenizer: str = TEXT_TOKENIZER,
     ) -> None:
         self.folder = Path(folder)
         self.num_frames = 0
@@ -264,6 +266,7 @@ class RecordingWriter:
         metadata.id, metadata.frames_per_second, metadata.timestamp = recording_id, frame_rate_hz, int(time.time())
         metadata.env.env, metadata.env.env_subtype = game, game_subtype
         self._pending = messages.FrameAnnotation(user_action=action_message(None))
+        self._text_tokenizer = text_tokenizer
         self._text: str = ""
         self._text_start = 0
         self._container, self._stream = self._open_video(frame_rate_hz, gop, preset, crf)
@@ -320,7 +323,7 @@ class RecordingWriter:
         entry = self._pending.frame_text_annotation.add(instruction=text)
         entry.frame_text_annotator.provider = entry.frame_text_annotator.version = TEXT_ANNOTATOR
         if embedding is not None:
-            tensor = entry.text_embedding_dict[TEXT_ANNOTATOR].text_embeddings[TEXT_TOKENIZER]
+            tensor = entry.text_embedding_dict[TEXT_ANNOTATOR].text_embeddings[self._text_tokenizer]
             tensor.shape.extend(embedding.shape)
             tensor.values.extend(np.asarray(embedding, dtype=np.float32).ravel().tolist())
 

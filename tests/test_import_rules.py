@@ -40,6 +40,7 @@ RULES = {
     "p2p.recording": Rule(("p2p.actions", "p2p.proto", "p2p.config"), LIGHT),
     "p2p.format": Rule(("p2p.actions", "p2p.proto", "p2p.config", "p2p.recording"), (*LIGHT, "av")),
     "p2p.recipe": Rule(("p2p.actions", "p2p.config"), LIGHT),
+    "p2p.text": Rule((), (*TRAINER, "streaming", "vizdoom", "av")),
     "p2p.model": Rule(("p2p.actions", "p2p.config"), (*TRAINER, "streaming", "vizdoom", "av", "matplotlib")),
     "p2p.data": Rule(("p2p.actions", "p2p.config", "p2p.format"), (*TRAINER, "vizdoom")),
     "p2p.data.resize": Rule((), (*LIGHT, "av")),
@@ -61,7 +62,7 @@ RULES = {
         ("p2p.actions", "p2p.config", "p2p.data", "p2p.format", "p2p.model", "p2p.recording"), ("composer", "vizdoom")
     ),
     "p2p.play": Rule(
-        ("p2p.actions", "p2p.config", "p2p.data.resize", "p2p.proto", "p2p.protocol", "p2p.recording"),
+        ("p2p.actions", "p2p.config", "p2p.data.resize", "p2p.proto", "p2p.protocol", "p2p.recording", "p2p.text"),
         (*TRAINER, "torch", "streaming"),
     ),
     "p2p.doctor": Rule((), (*TRAINER, "streaming", "vizdoom")),
@@ -90,6 +91,7 @@ RULES = {
             "p2p.proto",
             "p2p.protocol",
             "p2p.recording",
+            "p2p.text",
         ),
         (*TRAINER, "streaming", "vizdoom", "torchvision"),
     ),

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2p.actions import BUTTON_NAMES, KEY_NAMES, Action, ActionSpace
-from p2p.recording import ANNOTATION_FILE, FRAME_RATE_HZ, VIDEO_FILE, read_annotation, read_frames
+from p2p.recording import ANNOTATION_FILE, FRAME_RATE_HZ, TEXT_TOKENIZER, VIDEO_FILE, read_annotation, read_frames
 
 if TYPE_CHECKING:
     from p2p.model import Policy
@@ -62,7 +62,8 @@ def open_clip(source: str, start: int, num_frames: int, policy: Policy | None) -
     folder = Path(source)
     if (folder / "index.json").is_file():
         return _clip_of_stream(folder, 0, num_frames, policy)
-    return _clip_of_recording(_recording_folder(folder), start, num_frames)
+    tokenizer = TEXT_TOKENIZER if policy is None else policy.config.text_embedder
+    return _clip_of_recording(_recording_folder(folder), start, num_frames, tokenizer)
 
 
 def _recording_folder(folder: Path) -> Path:
@@ -79,7 +80,7 @@ def _recording_folder(folder: Path) -> Path:
     raise ValueError(f"{folder}: not one recording; {advice}")
 
 
-def _clip_of_recording(folder: Path, start: int, num_frames: int) -> Clip:
+def _clip_of_recording(folder: Path, start: int, num_frames: int, tokenizer: str) -> Clip:
     annotation = read_annotation(folder)
     videos = sorted(folder.glob("*x*.mp4"), key=lambda path: path.name != VIDEO_FILE)
     if not videos:
@@ -89,7 +90,7 @@ def _clip_of_recording(folder: Path, start: int, num_frames: int) -> Clip:
         raise ValueError(f"{videos[0]}: no frame from number {start} on")
     followed = annotation.frame_annotations[start + 1 : start + 1 + len(frames)]
     made = [_action_of(frame) for frame in followed] + [(None, UNKNOWN)] * (len(frames) - len(followed))
-    texts, embeddings = _texts(annotation, start, len(frames))
+    texts, embeddings = _texts(annotation, start, len(frames), tokenizer)
     game = annotation.metadata.env.env
     return Clip(
         title=f"{folder.name} ({game})" if game else folder.name,
@@ -112,7 +113,9 @@ def _action_of(frame: Any) -> tuple[Action | None, str]:
     return None, UNKNOWN
 
 
-def _texts(annotation: Any, start: int, num_frames: int) -> tuple[list[str], NDArray[np.float32] | None]:
+def _texts(
+    annotation: Any, start: int, num_frames: int, tokenizer: str
+) -> tuple[list[str], NDArray[np.float32] | None]:
     """Instruction in force at each frame of the part, and its embeddings where any has one."""
     from p2p.recording import text_spans
 
@@ -121,7 +124,7 @@ def _texts(annotation: Any, start: int, num_frames: int) -> tuple[list[str], NDA
     )
     texts: list[str] = [""] * num_frames
     embeddings: NDArray[np.float32] | None = None
-    for span in text_spans(annotation, versions):
+    for span in text_spans(annotation, versions, tokenizer):
         first = max(span.index - 1 - start, 0)
         last = min(span.index - 1 - start + span.num_frames, num_frames)
         if first >= last:

@@ -119,8 +119,10 @@ def open_stream(location: str | Path, config: PolicyConfig, size: tuple[int, int
         phase=0,
         size=size or (config.frame_height, config.frame_width),
         action_space=config.action_space,
+        tokenizer=config.text_embedder,
         num_text_tokens=config.num_text_tokens,
         text_dim=config.text_dim,
+        carry_text=config.carry_text,
         predownload=8,
     )
     located = sorted((entry.id, start, index, entry) for index, entry, start in _chunks_of(dataset))

@@ -126,7 +126,7 @@ def _serve_parser() -> argparse.ArgumentParser:
     group.add_argument("--record", type=Path, metavar="DIR", help="write each session as a recording below DIR")
     group = parser.add_argument_group("instructions (typed, one a line; an empty line: none)")
     group.add_argument("--text", nargs="?", const="", metavar="INSTRUCTION", help="read instructions; begin with this")
-    group.add_argument("--text-embedder", metavar="NAME", help="null, gemma, gemma:FOLDER or an .npz table")
+    group.add_argument("--text-embedder", metavar="NAME", help="null, minilm, gemma, gemma:FOLDER or an .npz table")
     group.add_argument("--text-file", type=Path, metavar="FILE", help="its first line is the instruction")
     group.add_argument("--text-socket", type=Path, metavar="PATH", help="a Unix socket that takes instructions")
     return parser
@@ -215,17 +215,20 @@ def _device_name(device: torch.device) -> str:
 def _run_serve(args: argparse.Namespace) -> int:
     if args.sessions < 1:
         raise ValueError(f"--sessions is {args.sessions}; write 1 or more")
-    from p2p_serve.text import TextSource, make_embedder
+    from p2p.text import make_embedder
+    from p2p_serve.text import TextSource
 
-    wants_text = args.text is not None or args.text_file is not None or args.text_socket is not None
-    embedder = make_embedder(args.text_embedder or ("gemma" if wants_text else "null"))
+    chosen = None if args.text_embedder is None else make_embedder(args.text_embedder)
     policy, what = _open_policy(args)
+    wants_text = args.text is not None or args.text_file is not None or args.text_socket is not None
+    embedder = chosen or make_embedder(policy.config.text_embedder if wants_text else "null")
     from p2p_serve.app import run
     from p2p_serve.policies import cache_mib
 
     if args.sessions > 1:
         what += f" · {args.sessions} sessions with {cache_mib(policy):.0f} MiB each"
-    text = TextSource(embedder, (policy.config.num_text_tokens, policy.config.text_dim))
+    shape = (policy.config.num_text_tokens, policy.config.text_dim)
+    text = TextSource(embedder, shape, policy.config.text_embedder)
     if args.text:
         try:
             text.set(args.text)
@@ -257,7 +260,7 @@ def _make_player(args: argparse.Namespace, policy: Policy, text: TextSource, num
         seed=None if args.seed is None else args.seed + number,
         clear_every=args.clear_every,
         forget_after_s=args.forget_after,
-        recorder=None if args.record is None else SessionRecorder(args.record, size),
+        recorder=None if args.record is None else SessionRecorder(args.record, size, config.text_embedder),
     )
 
 

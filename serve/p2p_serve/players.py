@@ -125,9 +125,10 @@ def recorded_actions(path: Path) -> list[Action]:
 class SessionRecorder:
     """Writes each session into a folder of its own: frames as the model saw them, actions as system actions."""
 
-    def __init__(self, folder: Path, size: tuple[int, int]) -> None:
+    def __init__(self, folder: Path, size: tuple[int, int], text_embedder: str = "gemma") -> None:
         self._folder = folder
         self._size = size
+        self._text_embedder = text_embedder
         self._writer: RecordingWriter | None = None
         self._num_sessions = 0
 
@@ -141,7 +142,9 @@ class SessionRecorder:
             for number in range(self._num_sessions, 10**9)
             if not (self._folder / (name := f"session-{stamp}-{number}")).exists()
         )
-        self._writer = RecordingWriter(self._folder / name, name, size=self._size, preset="ultrafast")
+        self._writer = RecordingWriter(
+            self._folder / name, name, size=self._size, preset="ultrafast", text_tokenizer=self._text_embedder
+        )
 
     def add(self, frame: np.ndarray, action: Action, instruction: str, embedding: np.ndarray | None) -> None:  # type: ignore[type-arg]
         if self._writer is not None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,10 @@ from p2p.actions import Action
 from p2p.cli import main
 from p2p.evaluate.clip import SYSTEM, UNKNOWN, USER, open_clip, with_predictions
 from p2p.evaluate.drawing import PREDICTED_RGB, RECORDED_RGB, draw_frame
-from p2p.model import load_policy
+from p2p.model import Policy, load_policy
 from p2p.recording import RecordingWriter, read_frames
 
-from .conftest import NUM_FRAMES
+from .conftest import NUM_FRAMES, tiny_config
 
 
 def page_data(page: str) -> dict:  # type: ignore[type-arg]
@@ -45,6 +46,19 @@ def test_the_action_that_followed_a_frame_stands_beside_it(session: Path) -> Non
     assert [i for i, text in enumerate(clip.texts) if text] == [3, 4, 5]
     assert abs(float(clip.frames[5].mean()) - 100) < 4
     assert clip.names() == ["a", "w", "mouse 0"]
+
+
+def test_a_policy_hears_the_embeddings_of_its_own_embedder(tmp_path: Path) -> None:
+    policy = Policy(replace(tiny_config(), text_dim=8, text_embedder="minilm"))
+    frame = np.zeros((192, 192, 3), dtype=np.uint8)
+    for tokenizer in ("minilm", "gemma"):
+        with RecordingWriter(tmp_path / tokenizer, tokenizer, text_tokenizer=tokenizer) as writer:
+            for _ in range(3):
+                writer.add(frame, None, None, "go left", np.full((1, 8), 2.0))
+    heard = open_clip(str(tmp_path / "minilm"), 0, 3, policy).embeddings
+    assert heard is not None
+    assert heard[:, 0, 0].tolist() == [2, 2, 0]  # the last frame has no action that followed it
+    assert open_clip(str(tmp_path / "gemma"), 0, 3, policy).embeddings is None
 
 
 def test_a_part_keeps_its_numbers(session: Path) -> None:

@@ -17,10 +17,11 @@ import pytest
 from p2p.actions import Action
 from p2p.model import load_policy
 from p2p.protocol import MAX_MESSAGE_BYTES, Frame, encode_frame
+from p2p.text import NullEmbedder, TableEmbedder
 from p2p_serve.engine import Engine
 from p2p_serve.latency import Marks
 from p2p_serve.players import EchoPlayer, PlaybackPlayer, PolicyPlayer, SessionRecorder, recorded_actions
-from p2p_serve.text import NullEmbedder, TableEmbedder, TextSource
+from p2p_serve.text import TextSource
 from p2p_serve.worker import Worker
 from tests.serve.live import TINY, Client, connect, noise, serving, wait_until
 
