@@ -14,6 +14,8 @@ from p2p.actions import Action
 from p2p.play.games import Frame, Game
 from p2p.protocol import MessageReader, encode_frame, next_frame_id, parse_action
 
+TEXT_SUFFIX = ".text"  # beside the socket of a server lies the one that takes instructions
+TEXT_TIMEOUT_S = 120.0  # the first instruction loads a language model
 _CHUNK_BYTES = 1 << 16
 
 
@@ -37,6 +39,30 @@ def connect(address: str, timeout_s: float = 10.0) -> socket.socket:
             f"{address}: no server answers there ({error.strerror or error}); start one: p2p-serve --policy DIR"
         ) from error
     return connection
+
+
+def tell(address: str, instruction: str) -> None:
+    """Put an instruction in force (empty: none) in the server at `address`, over its text socket, ADDRESS.text.
+
+    Raises:
+        ValueError: when the server has no such socket, or cannot use the instruction.
+    """
+    path = address + TEXT_SUFFIX
+    if instruction.startswith("/") or "\n" in instruction:
+        raise ValueError(f"--text {instruction!r}: expected one line that does not begin with /")
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(TEXT_TIMEOUT_S)
+            connection.connect(path)
+            connection.sendall(instruction.encode() + b"\n")
+            answer = connection.makefile(encoding="utf-8", newline="\n").readline().strip()
+    except OSError as error:
+        raise ValueError(
+            f"{path}: nobody takes instructions there ({error.strerror or error}); "
+            f"start the server with --text-socket {path}"
+        ) from error
+    if not answer.startswith("instruction:"):
+        raise ValueError(f"{address}: --text {instruction!r}: {answer.removeprefix('error: ') or 'no answer'}")
 
 
 class Client:
@@ -107,9 +133,12 @@ class PolicyPlayer:
     def __init__(self, address: str, timeout_s: float = 30.0) -> None:
         self._address, self._timeout_s = address, timeout_s
         self.client: Client | None = None
+        self.text: str | None = None  # what it is told before each episode; None: whatever it was told last
 
     def begin(self, game: Game, seed: int) -> None:
         self.close()
+        if self.text is not None:
+            tell(self._address, self.text)
         self.client = Client(self._address, self._timeout_s)
 
     def act(self, frame: Frame) -> Action:

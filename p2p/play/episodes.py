@@ -1,6 +1,7 @@
 """`p2p play`: whole episodes of a game, played by a policy behind a server, and by what it is compared with.
 
     p2p play runs/doom-tiny/policy --game doom:health_gathering --episodes 20 --compare random,blind,expert,shuffled
+    p2p play POLICY --game doom:health_gathering --text "collect the medikits" --text "stay away from the medikits"
 
 The game waits for each answer (2 tics of the engine are one step of 1/20 s), so an evaluation runs as fast as the
 policy can answer; --realtime holds the 20 Hz of the wall clock instead.
@@ -11,7 +12,7 @@ import json
 import statistics
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from p2p.play.workers import CONTEXT, Report, run_workers
 
 POLICY = "policy"
 SHUFFLED = "shuffled"
-COMPARISONS = ("random", "blind", "expert", "idle", SHUFFLED)
+COMPARISONS = ("random", "blind", "expert", "contrary", "idle", SHUFFLED)
 FIRST_SEED = 1_000_000_000  # evaluation begins here; recordings use seeds below
 DESCRIPTIONS = {
     POLICY: "the policy",
     SHUFFLED: "the policy, shown frames of other moments",
     "expert": "the scripted player that was recorded",
+    "contrary": "the scripted player that does not do what the game is about",
     "random": "random keys, held 1 to 10 steps",
     "blind": "the scripted player's keys at its rates, without looking",
     "idle": "no key",
@@ -40,6 +42,7 @@ class Job:
     player: str
     seed: int
     video: str | None = None  # write a video there
+    text: str | None = None  # what the policy is told ("": nothing); None: whatever its server was told last
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Episode:
     score: float
     num_steps: int
     presses: dict[str, int]  # in how many steps each key or mouse button ("mouse 0") was down
+    text: str | None = None  # what the policy was told, as in `Job`
 
 
 @dataclass(frozen=True)
@@ -69,17 +73,29 @@ class PlaySettings:
 
 
 def make_jobs(
-    players: Sequence[str], episodes: int, first_seed: int = FIRST_SEED, video: str | None = None
+    players: Sequence[str],
+    episodes: int,
+    first_seed: int = FIRST_SEED,
+    video: str | None = None,
+    texts: Sequence[str] = (),
 ) -> list[Job]:
-    """Every player plays the same seeds; the policy's first episode is filmed when `video` is given."""
+    """Every player plays the same seeds; the policy's first episode is filmed when `video` is given.
+
+    The policy plays them once for each of `texts`, its control with the first of them.
+    """
     unknown = [player for player in players if player != POLICY and player not in COMPARISONS]
     if unknown:
         raise ValueError(f"--compare {unknown[0]!r}: no such player; choose from {', '.join(COMPARISONS)}")
-    return [
-        Job(player, first_seed + index, video if player == POLICY and index == 0 else None)
+    told: dict[str, Sequence[str | None]] = {POLICY: texts or [None], SHUFFLED: texts[:1] or [None]}
+    jobs = [
+        Job(player, first_seed + index, text=text)
         for player in players
+        for text in told.get(player, [None])
         for index in range(episodes)
     ]
+    if video and jobs[0].player == POLICY:
+        jobs[0] = replace(jobs[0], video=video)
+    return jobs
 
 
 def play(settings: PlaySettings, jobs: Sequence[Job], num_workers: int = 2) -> list[Episode]:
@@ -118,9 +134,10 @@ def _play_some(settings: PlaySettings, address: str, todo: Any, report: Report) 
 
 @dataclass(frozen=True)
 class Row:
-    """A player's scores in one line."""
+    """A player's scores in one line; of a policy, with one instruction."""
 
     player: str
+    text: str | None
     num_episodes: int
     mean: float
     standard_error: float
@@ -129,12 +146,12 @@ class Row:
 
 
 def summarise(episodes: Sequence[Episode]) -> list[Row]:
-    """One row per player, in the order of their first episode."""
+    """One row per player and instruction, in the order of their first episode."""
     rows = []
-    for player in dict.fromkeys(episode.player for episode in episodes):
-        scores = [episode.score for episode in episodes if episode.player == player]
+    for player, text in dict.fromkeys((episode.player, episode.text) for episode in episodes):
+        scores = [episode.score for episode in episodes if (episode.player, episode.text) == (player, text)]
         error = statistics.stdev(scores) / len(scores) ** 0.5 if len(scores) > 1 else float("nan")
-        rows.append(Row(player, len(scores), statistics.fmean(scores), error, min(scores), max(scores)))
+        rows.append(Row(player, text, len(scores), statistics.fmean(scores), error, min(scores), max(scores)))
     return rows
 
 
@@ -149,7 +166,7 @@ def format_table(rows: Sequence[Row]) -> str:
             f"{row.standard_error:.1f}",
             f"{row.lowest:.0f}",
             f"{row.highest:.0f}",
-            DESCRIPTIONS.get(row.player, ""),
+            _describe(row),
         )
         for row in rows
     ]
@@ -164,6 +181,11 @@ def format_table(rows: Sequence[Row]) -> str:
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:-1]), "-" * widths[-1]]
     lines.insert(1, "| " + " | ".join(rule) + " |")
     return "\n".join(lines)
+
+
+def _describe(row: Row) -> str:
+    told = "" if row.text is None else f", told {row.text!r}" if row.text else ", told nothing"
+    return DESCRIPTIONS.get(row.player, "") + told
 
 
 def write_results(path: Path, settings: PlaySettings, episodes: Sequence[Episode]) -> None:
@@ -201,6 +223,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--game", required=True, help=f"one of {', '.join(GAMES)}; or program:COMMAND")
     parser.add_argument("--episodes", type=int, default=20, help="of each player (%(default)s)")
     parser.add_argument("--compare", default="", help=f"other players, with commas: {','.join(COMPARISONS)}")
+    parser.add_argument(
+        "--text", action="append", metavar="INSTRUCTION", help="tell the policy (again: a row for each; empty: nothing)"
+    )
     parser.add_argument("--socket", help="a running server (path or HOST:PORT) instead of a policy folder")
     parser.add_argument("--seed", type=int, default=0, help="other seeds, other episodes (%(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="games at once (%(default)s)")
@@ -221,15 +246,26 @@ def sampling_options(args: argparse.Namespace) -> list[str]:
     return [*chosen, *(["--greedy"] if args.greedy else [])]
 
 
+def instructions(args: argparse.Namespace) -> list[str]:
+    """Those of the command line, each once."""
+    return list(dict.fromkeys(text.strip() for text in args.text or []))
+
+
 def run_window(args: argparse.Namespace) -> int:
     """Play in a window in real time, and say how it went."""
+    from p2p.play.client import tell
     from p2p.play.serving import served
     from p2p.play.window import WindowSettings, play_in_window
 
     if args.policy is None and args.socket is None:
         raise ValueError("name the policy folder that is to play, or a running server with --socket")
+    texts = instructions(args)
+    if len(texts) > 1:
+        raise ValueError("in a window the policy plays once: give --text once")
     with ExitStack() as stack:
         address = args.socket or stack.enter_context(served(args.policy, args.seed, sampling_options(args)))
+        for text in texts:
+            tell(address, text)
         settings = WindowSettings(
             args.game, address, args.seconds, FIRST_SEED + args.seed, args.title, args.record, args.video
         )
@@ -251,7 +287,10 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--episodes and --workers: expected 1 or more")
     players = [*([POLICY] if with_policy else []), *compare]
     video = str(args.video) if args.video else None
-    jobs = make_jobs(players, args.episodes, FIRST_SEED + 1_000_000 * args.seed, video)
+    texts = instructions(args)
+    if texts and not with_policy:
+        raise ValueError("--text is for a policy: name its folder, or a running server with --socket")
+    jobs = make_jobs(players, args.episodes, FIRST_SEED + 1_000_000 * args.seed, video, texts)
     num_workers = 1 if args.realtime or args.socket else args.workers
     with ExitStack() as stack:
         addresses: tuple[str, ...] = (args.socket,) if args.socket else ()

@@ -56,8 +56,18 @@ class HealthGatherer(_Scripted):
         return Action(tuple(sorted(keys)))
 
 
+class MedikitAvoider(_Scripted):
+    """Turns right while a medikit is within 400 units and 35 degrees; walks when there is none."""
+
+    def choose(self, things: list[Thing]) -> Action:
+        kits = [thing for thing in things if "Medikit" in thing.name and thing.distance < 400]
+        return Action(("RightArrow",) if any(abs(kit.bearing_deg) < 35 for kit in kits) else ("w",))
+
+
 class CenterDefender(_Scripted):
     """Turns to the monster of least distance + 2 * angle within 420 units; fires every second frame when on it."""
+
+    fires = True
 
     def choose(self, things: list[Thing]) -> Action:
         monsters = [thing for thing in things if _is_monster(thing) and thing.distance < 420]
@@ -68,9 +78,16 @@ class CenterDefender(_Scripted):
         keys = []
         if angle > 1:
             keys.append("RightArrow" if monster.bearing_deg > 0 else "LeftArrow")
-        if angle < max(math.degrees(math.atan2(14, monster.distance)), 1.9) and self._step % 2 == 0:
+        aimed = angle < max(math.degrees(math.atan2(14, monster.distance)), 1.9)
+        if self.fires and aimed and self._step % 2 == 0:
             keys.append("Space")
         return Action(tuple(sorted(keys)))
+
+
+class CenterWatcher(CenterDefender):
+    """Turns to the monsters as CenterDefender does, and never fires."""
+
+    fires = False
 
 
 class BasicShooter(_Scripted):
@@ -138,13 +155,25 @@ _SCRIPTED: dict[str, type[_Scripted]] = {
     "doom:defend_the_line": LineDefender,
     "doom:predict_position": RocketShooter,
 }
+_CONTRARY: dict[str, type[_Scripted]] = {
+    "doom:health_gathering": MedikitAvoider,
+    "doom:defend_the_center": CenterWatcher,
+}
+SCRIPTED = {"expert": _SCRIPTED, "contrary": _CONTRARY}
 
 
-def scripted_player(info: GameInfo) -> Player:
-    """The scripted player of a game; ValueError when it has none."""
-    if info.name not in _SCRIPTED:
-        raise ValueError(f"{info.name} has no scripted player; those with one are {', '.join(_SCRIPTED)}")
-    return _SCRIPTED[info.name]()
+def scripted_player(info: GameInfo, name: str = "expert") -> Player:
+    """A scripted player of a game: its expert, or the contrary one, that does not do what the game is about.
+
+    Raises:
+        ValueError: for another name, or when the game has no such player.
+    """
+    if name not in SCRIPTED:
+        raise ValueError(f"scripted player {name!r}: choose one of {', '.join(SCRIPTED)}")
+    if info.name not in SCRIPTED[name]:
+        kind = "scripted player" if name == "expert" else f"scripted player {name!r}"
+        raise ValueError(f"{info.name} has no {kind}; those with one are {', '.join(SCRIPTED[name])}")
+    return SCRIPTED[name][info.name]()
 
 
 class RandomPlayer:

@@ -1,6 +1,7 @@
 """`p2p record`: a scripted player plays a game, several processes at once; every episode becomes a raw recording.
 
     p2p record --game doom:health_gathering --episodes 40 --out runs/raw
+    p2p record --game doom:health_gathering --episodes 40 --out runs/raw --text "collect the medikits"
 
 The player is disturbed now and then by short bursts of random keys. They are executed, but what is written down is what
 the player would have pressed, so that mistakes and the way back from them can be learned.
@@ -12,14 +13,15 @@ import os
 import shutil
 import time
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from p2p.play.console import Progress, duration_text, say
 from p2p.play.games import FRAME_RATE_HZ, FRAME_SIZE, GAMES, Game, game_info, open_game
-from p2p.play.player import Disturbed, scripted_player
+from p2p.play.player import SCRIPTED, Disturbed, scripted_player
 from p2p.play.workers import Report, run_workers
 from p2p.recording import RecordingWriter
+from p2p.text import Instruction, embed_instruction, tokenizer_name
 
 SETTINGS_FILE = "record.json"
 KEYFRAME_EVERY = 20  # frames: a loader of short chunks decodes little in vain
@@ -28,15 +30,23 @@ SEED_STRIDE = 100_000  # seeds of two recording runs never meet, nor those of ev
 
 @dataclass(frozen=True)
 class RecordSettings:
-    """What decides the content of a set of recordings; `disturbance` is the chance per step that a burst begins."""
+    """What decides the content of a set of recordings.
+
+    `disturbance` is the chance per step that a burst begins; `player` one of player.SCRIPTED; `text` the instruction
+    that holds for the whole episode (empty: none), with the embedding of `text_embedder`.
+    """
 
     game: str
     seed: int = 0
     disturbance: float = 0.02
     preset: str = "ultrafast"
+    player: str = "expert"
+    text: str = ""
+    text_embedder: str = "minilm"
 
     def __post_init__(self) -> None:
-        game_info(self.game)
+        scripted_player(game_info(self.game), self.player)
+        tokenizer_name(self.text_embedder)
         if self.seed < 0:
             raise ValueError(f"--seed {self.seed}: expected 0 or more")
         if not 0 <= self.disturbance <= 1:
@@ -44,7 +54,8 @@ class RecordSettings:
 
     def recording_id(self, episode: int) -> str:
         """The folder name of one episode's recording."""
-        return f"{self.game.replace(':', '-')}-{self.seed:03d}-{episode:05d}"
+        player = "" if self.player == "expert" else f"-{self.player}"
+        return f"{self.game.replace(':', '-')}{player}-{self.seed:03d}-{episode:05d}"
 
 
 def record_episodes(settings: RecordSettings, episodes: int, out: Path, num_workers: int = 2) -> tuple[int, int]:
@@ -61,7 +72,8 @@ def record_episodes(settings: RecordSettings, episodes: int, out: Path, num_work
         return 0, 0
     progress = Progress("recording", len(missing) * game_info(settings.game).max_steps, "frames")
     num_workers = min(num_workers, len(missing))
-    shares = [(settings, missing[index::num_workers], out) for index in range(num_workers)]
+    instruction = embed_instruction(settings.text, settings.text_embedder)  # here: the workers load no language model
+    shares = [(settings, instruction, missing[index::num_workers], out) for index in range(num_workers)]
     num_frames = 0
     for _, frames in run_workers(_record_some, shares):
         num_frames += frames
@@ -73,9 +85,10 @@ def record_episodes(settings: RecordSettings, episodes: int, out: Path, num_work
 def _check_folder(settings: RecordSettings, out: Path) -> None:
     """Create `out` with its settings, or see that those in it are the same."""
     path = out / SETTINGS_FILE
-    text = json.dumps(asdict(settings), indent=2) + "\n"
+    content = asdict(settings)
     if path.exists():
-        if path.read_text() != text:
+        defaults = {field.name: field.default for field in fields(RecordSettings)}
+        if {**defaults, **json.loads(path.read_text())} != content:
             raise ValueError(
                 f"{out} holds recordings made with other settings (see {path}); choose another --out or remove it"
             )
@@ -84,21 +97,29 @@ def _check_folder(settings: RecordSettings, out: Path) -> None:
         raise ValueError(f"{out} is not empty and has no {SETTINGS_FILE}; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".partial")
-    temporary.write_text(text)
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
     os.replace(temporary, path)
 
 
-def _record_some(settings: RecordSettings, episodes: list[int], out: Path, report: Report) -> None:
+def _record_some(
+    settings: RecordSettings, instruction: Instruction, episodes: list[int], out: Path, report: Report
+) -> None:
     """One worker: its share of the episodes, one game after another in one engine."""
     info = game_info(settings.game)
     with closing(open_game(settings.game, labels=True)) as game:
-        player = Disturbed(scripted_player(info), info, settings.disturbance)
+        player = Disturbed(scripted_player(info, settings.player), info, settings.disturbance)
         for episode in episodes:
-            _record_episode(game, player, settings, episode, out, report)
+            _record_episode(game, player, settings, instruction, episode, out, report)
 
 
 def _record_episode(
-    game: Game, player: Disturbed, settings: RecordSettings, episode: int, out: Path, report: Report
+    game: Game,
+    player: Disturbed,
+    settings: RecordSettings,
+    instruction: Instruction,
+    episode: int,
+    out: Path,
+    report: Report,
 ) -> None:
     seed = settings.seed * SEED_STRIDE + episode
     game.reset(seed)
@@ -112,11 +133,12 @@ def _record_episode(
         game=settings.game,
         gop=KEYFRAME_EVERY,
         preset=settings.preset,
+        text_tokenizer=tokenizer_name(settings.text_embedder),
     ) as writer:
         while not game.done:
             frame = game.frame()
             executed = player.act(frame)
-            writer.add(frame, player.intended, None)
+            writer.add(frame, player.intended, None, instruction.text, instruction.embedding)
             game.act(executed)
             num_frames += 1
             if num_frames % 50 == 0:
@@ -137,6 +159,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--disturbance", type=float, default=0.02, help="chance per step that random keys begin (%(default)s)"
     )
+    parser.add_argument("--player", default="expert", choices=list(SCRIPTED), help="which scripted one (%(default)s)")
+    parser.add_argument("--text", default="", metavar="INSTRUCTION", help="write this instruction down with the play")
+    parser.add_argument(
+        "--text-embedder", default="minilm", metavar="NAME", help="minilm, gemma or gemma:FOLDER (%(default)s)"
+    )
     parser.add_argument("--preset", default="ultrafast", help="preset of the x264 encoder (%(default)s)")
 
 
@@ -156,7 +183,15 @@ def run_window(args: argparse.Namespace) -> int:
 
     if args.hours is None:
         raise ValueError("--window records for a time: give --hours, such as --hours 0.5")
-    settings = WindowSettings(args.game, "", args.hours * 3600, args.seed, record=args.out)
+    settings = WindowSettings(
+        args.game,
+        "",
+        args.hours * 3600,
+        args.seed,
+        record=args.out,
+        instruction=embed_instruction(args.text.strip(), args.text_embedder),
+        text_tokenizer=tokenizer_name(args.text_embedder),
+    )
     folder, num_skipped = record_person(settings, say)
     say(f"{folder}: recorded, {num_skipped} ticks were dropped")
     return 0
@@ -166,7 +201,9 @@ def run(args: argparse.Namespace) -> int:
     """Record, and say what is there now."""
     if args.window:
         return run_window(args)
-    settings = RecordSettings(args.game, args.seed, args.disturbance, args.preset)
+    settings = RecordSettings(
+        args.game, args.seed, args.disturbance, args.preset, args.player, args.text.strip(), args.text_embedder
+    )
     if args.workers < 1:
         raise ValueError(f"--workers {args.workers}: expected 1 or more")
     episodes = num_episodes(args)

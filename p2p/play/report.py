@@ -93,7 +93,7 @@ def plot_scores(episodes: Sequence[Episode], path: Path) -> None:
     rows = summarise(episodes)
     figure, axes = _figure(7, 3.2)
     for place, row in enumerate(rows):
-        scores = [episode.score for episode in episodes if episode.player == row.player]
+        scores = [e.score for e in episodes if (e.player, e.text) == (row.player, row.text)]
         axes.barh(place, row.mean, color=COLOURS.get(row.player, OTHER_COLOUR), height=0.6)
         heights = [place + 0.4 * (index / max(1, len(scores) - 1) - 0.5) for index in range(len(scores))]
         axes.plot(scores, heights, "o", color="black", markersize=3, alpha=0.5, linewidth=0)

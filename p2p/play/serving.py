@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from p2p.play.client import connect
+from p2p.play.client import TEXT_SUFFIX, connect
 from p2p.play.reaper import mark_children
 
 START_TIMEOUT_S = 180.0
@@ -18,7 +18,7 @@ STOP_TIMEOUT_S = 15.0
 
 @contextlib.contextmanager
 def served(policy: Path, seed: int | None = None, options: Sequence[str] = ()) -> Iterator[str]:
-    """The address of a server of the policy folder, which ends with the block.
+    """The address of a server of the policy folder, which ends with the block; it takes instructions (`client.tell`).
 
     Args:
         seed: of its sampling; None: fresh random numbers.
@@ -33,6 +33,7 @@ def served(policy: Path, seed: int | None = None, options: Sequence[str] = ()) -
     folder = Path(tempfile.mkdtemp(prefix="p2p-play-"))
     address, log_path = folder / "socket", folder / "serve.log"
     command = [sys.executable, "-m", "p2p_serve.cli", "--policy", str(policy), "--socket", str(address)]
+    command += ["--text-socket", f"{address}{TEXT_SUFFIX}"]
     command += [*(["--seed", str(seed)] if seed is not None else []), *options]
     try:
         with log_path.open("wb") as log:

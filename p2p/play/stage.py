@@ -13,7 +13,7 @@ from p2p.play.client import PolicyPlayer
 from p2p.play.episodes import POLICY, SHUFFLED, Episode, Job, PlaySettings
 from p2p.play.games import FRAME_SIZE, Frame, Game, game_info, open_game
 from p2p.play.overlay import VideoWriter, draw_action
-from p2p.play.player import BlindPlayer, IdlePlayer, Player, RandomPlayer, scripted_player
+from p2p.play.player import SCRIPTED, BlindPlayer, IdlePlayer, Player, RandomPlayer, scripted_player
 from p2p.play.realtime import RealtimeLoop, TickStatistics
 
 SAMPLE_EPISODES = 4  # of the scripted player: what the blind player draws from, and the frames of other moments
@@ -65,7 +65,8 @@ class Stage:
     def play(self, job: Job) -> Episode:
         """One whole episode."""
         player = self._player(job.player)
-        game = self._game_with_labels() if job.player == "expert" else self._game
+        game = self._game_with_labels() if job.player in SCRIPTED else self._game
+        self._policy.text = job.text
         game.reset(job.seed)
         player.begin(game, job.seed)
         paced = self._settings.realtime and job.player == POLICY
@@ -83,7 +84,7 @@ class Stage:
                 game.act(action)
                 presses.update([*action.keys, *(f"mouse {button}" for button in action.buttons)])
                 num_steps += 1
-        return Episode(job.player, job.seed, game.score, num_steps, dict(presses))
+        return Episode(job.player, job.seed, game.score, num_steps, dict(presses), job.text)
 
     def _player(self, name: str) -> Player:
         if name == POLICY:
@@ -92,8 +93,8 @@ class Stage:
             return ShuffledPlayer(self._policy, self._samples()[1])
         if name == "blind":
             return BlindPlayer(self._samples()[0])
-        if name == "expert":
-            return scripted_player(self._info)
+        if name in SCRIPTED:
+            return scripted_player(self._info, name)
         return RandomPlayer(self._info) if name == "random" else IdlePlayer()
 
     def _game_with_labels(self) -> Game:

@@ -29,6 +29,7 @@ from p2p.play.realtime import RealtimeLoop, Ticker, TickStatistics
 from p2p.play.reaper import mark_children
 from p2p.play.x11 import Eyes, Hands, find_window, focus, open_display, virtual_display
 from p2p.recording import RecordingWriter
+from p2p.text import Instruction
 
 PROGRAM = "program:"
 DOOM_TITLE = "VIZDOOM"
@@ -169,7 +170,10 @@ class Program:
 
 @dataclass(frozen=True)
 class WindowSettings:
-    """What is played, for how long, and what is written down. `seed` is of the first episode."""
+    """What is played, for how long, and what is written down. `seed` is of the first episode.
+
+    `instruction` is what a person who is recorded was told, `text_tokenizer` the name of its embedder.
+    """
 
     game: str
     address: str
@@ -178,6 +182,8 @@ class WindowSettings:
     title: str = ""
     record: Path | None = None
     video: Path | None = None
+    instruction: Instruction = Instruction()
+    text_tokenizer: str = "minilm"
 
 
 @dataclass
@@ -237,14 +243,15 @@ def record_person(settings: WindowSettings, say: Callable[[str], None] = lambda 
         program, eyes, _, person = _open(settings, stack, say)
         seed, num_skipped = settings.seed, 0
         program.new_episode(seed)
-        writer = stack.enter_context(_writer(settings.record, settings.game))
+        told = settings.instruction
+        writer = stack.enter_context(_writer(settings.record, settings))
         ticker = Ticker()
         end_s = time.monotonic() + settings.seconds
         while time.monotonic() < end_s:
             frame = resize(eyes.grab(), FRAME_SIZE, FRAME_SIZE)
             time.sleep(max(0.0, ticker.deadline_s - time.monotonic()))
             num_skipped += ticker.advance()
-            writer.add(frame, person.update(), None)
+            writer.add(frame, person.update(), None, told.text, told.embedding)
             if program.done:
                 seed += 1
                 program.new_episode(seed)
@@ -273,9 +280,16 @@ def _open(
     return program, eyes, hands, person
 
 
-def _writer(folder: Path, game: str) -> RecordingWriter:
+def _writer(folder: Path, settings: WindowSettings) -> RecordingWriter:
     name = time.strftime("window-%Y%m%d-%H%M%S")
-    return RecordingWriter(folder / name, name, size=(FRAME_SIZE, FRAME_SIZE), game=game, preset="ultrafast")
+    return RecordingWriter(
+        folder / name,
+        name,
+        size=(FRAME_SIZE, FRAME_SIZE),
+        game=settings.game,
+        preset="ultrafast",
+        text_tokenizer=settings.text_tokenizer,
+    )
 
 
 @contextmanager
@@ -308,7 +322,7 @@ class _Session:
     def run(self, stack: ExitStack) -> WindowReport:
         settings, report, program = self._settings, self._report, self._program
         film = stack.enter_context(VideoWriter(settings.video)) if settings.video else None
-        writer = stack.enter_context(_writer(settings.record, settings.game)) if settings.record else None
+        writer = stack.enter_context(_writer(settings.record, settings)) if settings.record else None
         seed, last = settings.seed, b""
         program.new_episode(seed)
         report.states.append(program.state())

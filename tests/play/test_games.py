@@ -88,6 +88,10 @@ def test_the_scripted_player_reaches_the_cap(health: HeadlessDoom) -> None:
     assert play_through(health, scripted_player(game_info(HEALTH)), 11) == 2100.0
 
 
+def test_the_contrary_player_scores_as_if_there_were_no_medikits(health: HeadlessDoom) -> None:
+    assert play_through(health, scripted_player(game_info(HEALTH), "contrary"), 11) == 284.0
+
+
 def test_the_arrow_turns_right_and_the_mouse_turns_by_its_pixels(health: HeadlessDoom) -> None:
     health.reset(1)
     before = {round(t.distance): t.bearing_deg for t in health.things() if "Medikit" in t.name and t.distance > 60}

@@ -41,8 +41,8 @@ class Scene:
     def close(self) -> None: ...
 
 
-def answer(game: str, *things: Thing, step: int = 1) -> Action:
-    player = scripted_player(game_info(game))
+def answer(game: str, *things: Thing, step: int = 1, name: str = "expert") -> Action:
+    player = scripted_player(game_info(game), name)
     player.begin(Scene(*things), 0)
     for _ in range(step):
         action = player.act(FRAME)
@@ -73,6 +73,28 @@ def test_the_defender_fires_only_when_on_target_and_every_second_step() -> None:
     assert answer("doom:defend_the_center", Thing("Demon", 300, 20), step=2).keys == ("RightArrow",)
     assert answer("doom:defend_the_center", Thing("Demon", 500, 20), step=2).keys == ("RightArrow",)
     assert answer("doom:defend_the_center", Thing("DeadDemon", 100, -20), step=2).keys == ("RightArrow",)
+
+
+def test_the_contrary_gatherer_walks_where_no_medikit_is_near() -> None:
+    game = "doom:health_gathering"
+    assert answer(game, Thing("CustomMedikit", 399, -34), name="contrary").keys == ("RightArrow",)
+    for elsewhere in (Thing("CustomMedikit", 401, 0), Thing("CustomMedikit", 200, 36), Thing("DoomPlayer", 0, 0)):
+        assert answer(game, elsewhere, name="contrary").keys == ("w",)
+
+
+def test_the_contrary_defender_turns_as_the_defender_does_and_never_fires() -> None:
+    for bearing in (-20, 0.5, 20):
+        for step in (1, 2):
+            scene = "doom:defend_the_center", Thing("Demon", 300, bearing)
+            defended = answer(*scene, step=step).keys
+            assert answer(*scene, step=step, name="contrary").keys == tuple(k for k in defended if k != "Space")
+
+
+def test_a_player_that_a_game_lacks_is_named() -> None:
+    with pytest.raises(ValueError, match="doom:basic has no scripted player 'contrary'; those with one are doom:heal"):
+        scripted_player(game_info("doom:basic"), "contrary")
+    with pytest.raises(ValueError, match="'nobody': choose one of expert, contrary"):
+        scripted_player(game_info("doom:basic"), "nobody")
 
 
 def test_the_basic_shooter_strafes_to_the_monster() -> None:
