@@ -20,7 +20,8 @@ from p2p.play.person import PersonWatch
 from p2p.play.reaper import MARK_VARIABLE
 from p2p.play.window import WindowSettings, play_in_window, record_person
 from p2p.play.x11 import Eyes, Hands, find_window, focus, open_display, virtual_display
-from p2p.recording import VIDEO_FILE, read_annotation, read_frames
+from p2p.recording import VIDEO_FILE, read_annotation, read_frames, text_spans
+from p2p.text import Instruction
 
 PROGRAM = Path(__file__).with_name("window_program.py")
 RED, GREEN = (255, 0, 0), (0, 255, 0)
@@ -188,8 +189,14 @@ def test_what_was_executed_is_recorded_with_model_and_person_apart(
 def test_a_person_s_play_is_recorded(screen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISPLAY", screen)
     person = Hands(open_display(screen))
+    told = Instruction("make it green", np.full((1, 4), 0.5, np.float32))
     settings = WindowSettings(
-        f"program:{sys.executable} {PROGRAM}", "", seconds=2, title="red and green", record=tmp_path
+        f"program:{sys.executable} {PROGRAM}",
+        "",
+        seconds=2,
+        title="red and green",
+        record=tmp_path,
+        instruction=told,
     )
 
     def press(line: str) -> None:  # the window is there
@@ -198,7 +205,11 @@ def test_a_person_s_play_is_recorded(screen: str, tmp_path: Path, monkeypatch: p
     folder, _ = record_person(settings, press)
     person.release()
     assert folder is not None
-    frames = read_annotation(folder).frame_annotations[1:]
+    annotation = read_annotation(folder)
+    (span,) = text_spans(annotation, ["p2p"], "minilm")
+    assert (span.index, span.instruction) == (1, told.text)
+    assert np.array_equal(span.embedding, told.embedding)  # type: ignore[arg-type]
+    frames = annotation.frame_annotations[1:]
     assert all(frame.user_action.is_known and not frame.system_action.is_known for frame in frames)
     assert [tuple(frame.user_action.keyboard.keys) for frame in frames[1:]] == [("w",)] * (len(frames) - 1)
     pictures = list(read_frames(folder / VIDEO_FILE))
