@@ -23,6 +23,7 @@ from p2p.data.video import RgbConverter
 from p2p.format import FRAME_RATE_HZ
 from p2p.proto.video_annotation_pb2 import FrameAnnotation, LowLevelAction, VideoAnnotation
 from p2p_convert.errors import Rejected
+from p2p_convert.files import temporary_files
 
 SIZE = 192
 _UNITS_S = (1e-9, 1e-6, 1e-3, 1.0)  # of frame_time, which does not say
@@ -161,7 +162,7 @@ def _resized(video: bytes | Path, chosen: NDArray[np.int64]) -> Iterator[NDArray
 
 
 def _encode(pictures: Iterator[NDArray[np.uint8]], encoding: Encoding) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_files(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
         with av.open(str(path), "w") as container:
             options = {"preset": "veryfast", "crf": str(encoding.crf), "threads": "1"}

@@ -28,7 +28,8 @@ def run_task(task: Task) -> dict[str, Any]:
     counts {oddity: number}, stats {game: counts}. A task that has a report is not done again.
 
     Raises:
-        OSError: when files cannot be read or written; nothing half-written has its final name then.
+        OSError: when files cannot be read; ValueError: when they cannot be written, for example to a full disk.
+            Nothing half-written has its final name then.
     """
     store = open_store(task.out)
     with contextlib.suppress(FileNotFoundError):

@@ -10,6 +10,7 @@ from typing import Any
 import xxhash
 
 from p2p.format import RecordingEntry, compress, encode_segment, shard_entry, shard_head
+from p2p_convert.files import temporary_files
 from p2p_convert.segments import Converted
 from p2p_convert.storage import Store
 
@@ -42,10 +43,12 @@ class SortedRecordings:
     def add(self, stream: str, converted: Converted) -> None:
         begin = self._file.tell()
         sizes = []
-        for segment in converted.segments:
-            pieces = encode_segment(segment)
-            self._file.writelines(pieces)
-            sizes.append(sum(map(len, pieces)))
+        with temporary_files():
+            for segment in converted.segments:
+                pieces = encode_segment(segment)
+                self._file.writelines(pieces)
+                sizes.append(sum(map(len, pieces)))
+            self._file.flush()
         self._kept.append((stream, describe_recording(converted), begin, sizes))
 
     def __iter__(self) -> Iterator[tuple[str, RecordingEntry, Iterator[Pieces]]]:

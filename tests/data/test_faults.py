@@ -16,6 +16,7 @@ import pytest
 from p2p.data import GameplayDataset, ShardError
 from p2p.data.stream import GameplayStream
 from tests.data.conftest import Make, open_dataset, read_all
+from tests.data.disks import small_disk
 from tests.data.making import annotation, video_bytes
 
 NUM_RECORDINGS = 40  # in tasks of 16: three shards
@@ -147,6 +148,22 @@ def test_a_small_cache_is_enough(streams: dict[str, Path], tmp_path: Path) -> No
     limit = 4 * max(sizes) + (streams["plain"] / "index.json").stat().st_size + 1
     where: dict[str, Any] = {"local": str(tmp_path), "remote": str(streams["plain"]), "cache_limit": limit}
     assert len(read_all(open_dataset(tmp_path, **where), num_workers=2)) == 2 * NUM_RECORDINGS
+
+
+@pytest.mark.parametrize(("kind", "num_workers", "cache_limit"), [("plain", 0, None), ("zstd", 2, "50mb")])
+def test_a_full_cache_disk_is_an_error_that_names_the_shard(
+    streams: dict[str, Path], tmp_path: Path, kind: str, num_workers: int, cache_limit: str | None
+) -> None:
+    shards = sorted(path for path in streams[kind].iterdir() if path.name.startswith("shard."))
+    unpacked = max(path.stat().st_size for path in streams["plain"].glob("shard.*"))
+    room = (streams[kind] / "index.json").stat().st_size + unpacked * 3 // 2 + (64 << 10)
+    with small_disk(tmp_path / "disk", room) as disk:
+        where = {"local": str(disk.path / "cache"), "remote": str(streams[kind]), "cache_limit": cache_limit}
+        with pytest.raises(ValueError, match="No space left on device; free some space, or set cache_limit") as caught:
+            read_all(open_dataset(tmp_path, **where), num_workers)
+        assert any(path.name.removesuffix(".zstd") in str(caught.value) for path in shards)
+        disk.grow(64 << 20)
+        assert len(read_all(open_dataset(tmp_path, **where), num_workers)) == 2 * NUM_RECORDINGS
 
 
 @pytest.mark.parametrize("while_reading", [True, False])
