@@ -7,7 +7,7 @@ import hashlib
 import os
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import IO
@@ -38,33 +38,54 @@ class FolderSource:
 class ArchiveSource:
     """Recordings in a tar archive, read from its beginning to its end, never unpacked.
 
-    The files of a recording stand together in an archive; what is not wanted (video.mp4) is passed over.
+    The files of a recording stand together in an archive. What is not wanted is passed over: the original video.mp4,
+    most of the bytes, may come before the small one, so the recordings that have no other are read in a second pass.
     """
 
     archive: str
     num_bytes: int
 
     def recordings(self) -> Iterator[RawRecording]:
-        """The recordings in the order of the archive; one at a time is in memory.
+        """The recordings in the order of the archive, those with only an original video last; one is in memory.
 
         Raises:
             BadArchive: after the last whole recording, when the archive ends too early or is damaged.
         """
-        files: dict[str, bytes | Path] = {}
-        folder = ""
-        for member, read in _members(self.archive):
-            parent, name = str(PurePosixPath(member).parent), PurePosixPath(member).name
-            if parent != folder and files:
-                yield self._recording(folder, files)
-                files = {}  # before the next file is read
-            folder = parent
-            if name in WANTED_FILES:
-                files[name] = read()
-        if files:
-            yield self._recording(folder, files)
+        originals: set[str] = set()
+        try:
+            for folder, files in self._folders(lambda path: path.name in WANTED_FILES):
+                if VIDEO_FILE not in files and ORIGINAL_VIDEO_FILE in files:
+                    originals.add(folder)
+                else:
+                    yield self._recording(folder, files)
+                del files  # before the next one is read
+        except BadArchive:
+            if not originals:
+                raise
+        if originals:
+            wanted = (ANNOTATION_FILE, ORIGINAL_VIDEO_FILE)
+            for folder, files in self._folders(lambda path: path.name in wanted and str(path.parent) in originals):
+                if folder in originals:
+                    yield self._recording(folder, files)
+                del files
 
-    def _recording(self, folder: str, files: dict[str, bytes | Path]) -> RawRecording:
-        return RawRecording(PurePosixPath(folder).name, f"{self.archive}:{folder}", files)
+    def _folders(self, wanted: Callable[[PurePosixPath], bool]) -> Iterator[tuple[str, dict[str, bytes | None]]]:
+        """(folder, {file name: its content, None where it is not wanted}) of each recording."""
+        files: dict[str, bytes | None] = {}
+        folder = ""
+        for path, content in _members(self.archive, wanted):
+            if str(path.parent) != folder and files:
+                yield folder, files
+                files = {}
+            folder = str(path.parent)
+            files[path.name] = content
+            del content
+        if files:
+            yield folder, files
+
+    def _recording(self, folder: str, files: Mapping[str, bytes | None]) -> RawRecording:
+        contents = {name: content for name, content in files.items() if content is not None}
+        return RawRecording(PurePosixPath(folder).name, f"{self.archive}:{folder}", contents)
 
     def names(self) -> list[str]:
         """The ids of the recordings, by passing over the whole archive.
@@ -72,7 +93,7 @@ class ArchiveSource:
         Raises:
             BadArchive: as `recordings`.
         """
-        folders = (str(PurePosixPath(member).parent) for member, _ in _members(self.archive))
+        folders = (str(path.parent) for path, _ in _members(self.archive, lambda path: False))
         return list(dict.fromkeys(PurePosixPath(folder).name for folder in folders))
 
 
@@ -83,18 +104,22 @@ class BadArchive(ValueError):  # noqa: N818  a verdict on the data
 Source = FolderSource | ArchiveSource
 
 
-def _members(archive: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """(name, function that reads the content) of the files of recordings in an archive."""
+def _members(archive: str, wanted: Callable[[PurePosixPath], bool]) -> Iterator[tuple[PurePosixPath, bytes | None]]:
+    """(path, content or None where it is not wanted) of the files of recordings in an archive."""
     try:
         with open_archive(archive) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
             for member in tar:
-                name = PurePosixPath(member.name).name
-                if member.isfile() and (name == ANNOTATION_FILE or name.endswith(".mp4")):
-                    stream = tar.extractfile(member)
-                    assert stream is not None
-                    yield member.name, stream.read
+                path = PurePosixPath(member.name)
+                if member.isfile() and (path.name == ANNOTATION_FILE or path.name.endswith(".mp4")):
+                    yield path, _content(tar, member) if wanted(path) else None
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise BadArchive(f"{archive}: {error or 'ends too early'}") from error
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    stream = tar.extractfile(member)
+    assert stream is not None
+    return stream.read()
 
 
 def open_archive(archive: str) -> IO[bytes]:

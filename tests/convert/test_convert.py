@@ -283,10 +283,11 @@ def test_archives_are_read_from_the_hub(raw: Path, tmp_path: Path, monkeypatch: 
     assert tree_digest(tmp_path / "out", ["plan.json"]) == tree_digest(tmp_path / "local", ["plan.json"])
 
 
-def test_a_cut_off_archive_gives_what_is_whole_and_is_reported(raw: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("cut", [0.3, 0.5, 0.6, 0.65, 2 / 3, 0.7, 0.99])
+def test_a_cut_off_archive_gives_what_is_whole_and_is_reported(raw: Path, tmp_path: Path, cut: float) -> None:
     archive = make_archive(tmp_path / "batch.tar.gz", sorted(raw.iterdir()))
     content = archive.read_bytes()
-    archive.write_bytes(content[: len(content) * 2 // 3])
+    archive.write_bytes(content[: int(len(content) * cut)])
     summary = convert([archive], tmp_path / "out", Options(val_fraction=0), max_rejected=0.9)
     assert 1 <= summary.recordings["train"] < 6
     assert "damaged archive" in summary.reasons

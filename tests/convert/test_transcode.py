@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,10 @@ from p2p.data.video import SegmentDecoder
 from p2p_convert.cli import main
 from p2p_convert.plan import Options
 from p2p_convert.run import convert
-from p2p_convert.transcode import Encoding, merge_annotations, parse_encoding, resample
+from p2p_convert.transcode import Encoding, merge_annotations, parse_encoding, resample, transcode
 from p2p_convert.verify import decode_segments
 from tests.convert.test_convert import stored_segments
-from tests.data.making import add_text, annotation, decoded, video_bytes, write_recording
+from tests.data.making import add_text, annotation, decoded, tree_digest, video_bytes, write_recording
 
 
 def test_regular_times_choose_every_frame_once() -> None:
@@ -71,6 +72,17 @@ def test_a_recap_recording_is_resampled_and_stretched(tmp_path: Path, unit: int)
     assert not segment.mouse_px[9:11].any()
 
 
+def test_encoding_again_gives_the_same_bytes_whatever_was_in_memory() -> None:
+    video, made = video_bytes(25, size=96, seed=1), annotation(25)
+    encoded = set()
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        rubbish = [rng.integers(0, 256, int(size), dtype=np.uint8) for size in rng.integers(1_000, 3_000_000, 20)]
+        del rubbish[::2]
+        encoded.add(transcode(video, made, Encoding(), "here")[0])
+    assert len(encoded) == 1
+
+
 def test_transcode_sets_the_distance_of_keyframes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_recording(tmp_path / "raw" / "rec", video_bytes(60, gop=60, size=192), annotation(60))
     arguments = [str(tmp_path / "raw"), str(tmp_path / "out"), "--split", "val=0", "--transcode", "gop=20"]
@@ -86,3 +98,35 @@ def test_encodings_are_read_strictly() -> None:
     for wrong in ("gop", "gop=x", "bitrate=1", "gop=0", "crf=99"):
         with pytest.raises(ValueError, match="--transcode"):
             parse_encoding(wrong)
+
+
+def test_recordings_with_only_an_original_video_come_out_of_archives_too(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    for name in ("a", "b", "c", "d"):
+        write_recording(raw / name, video_bytes(25) if name in "bd" else None, annotation(25))
+        (raw / name / "video.mp4").write_bytes(video_bytes(25, size=96, seed=1))
+    archive = tmp_path / "batch.tar.gz"
+    for order in (("annotation.proto", "video.mp4", "192x192.mp4"), ("192x192.mp4", "video.mp4", "annotation.proto")):
+        with tarfile.open(archive, "w:gz") as tar:
+            for path in (raw / name / file for name in ("c", "b", "d", "a") for file in order):
+                if path.exists():
+                    tar.add(path, f"dataset/batch/{path.parent.name}/{path.name}")
+        out = tmp_path / order[0]
+        assert convert([archive], out, Options(val_fraction=0)).recordings == {"train": 4}
+        convert([raw], tmp_path / f"folders {order[0]}", Options(val_fraction=0))
+        assert tree_digest(out, ("plan.json",)) == tree_digest(tmp_path / f"folders {order[0]}", ("plan.json",))
+        sizes = {s.recording: s.video.width for s in stored_segments(out / "train")}
+        assert sizes == {"a": 192, "b": 64, "c": 192, "d": 64}
+
+
+def test_a_cut_off_archive_still_gives_the_original_videos_before_the_cut(tmp_path: Path) -> None:
+    archive = tmp_path / "batch.tar"
+    with tarfile.open(archive, "w") as tar:
+        for name in ("a", "b", "c"):
+            folder = write_recording(tmp_path / "raw" / name, None, annotation(25))
+            (folder / "video.mp4").write_bytes(video_bytes(25))
+            tar.add(folder, name)
+    archive.write_bytes(archive.read_bytes()[: archive.stat().st_size * 4 // 5])
+    summary = convert([archive], tmp_path / "out", Options(val_fraction=0), max_rejected=0.9)
+    assert summary.recordings == {"train": 2}
+    assert summary.reasons == {"damaged archive": 1}
