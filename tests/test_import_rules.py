@@ -40,9 +40,10 @@ RULES = {
     "p2p.recording": Rule(("p2p.actions", "p2p.proto", "p2p.config"), LIGHT),
     "p2p.format": Rule(("p2p.actions", "p2p.proto", "p2p.config", "p2p.recording"), (*LIGHT, "av")),
     "p2p.recipe": Rule(("p2p.actions", "p2p.config"), LIGHT),
+    "p2p.object_storage": Rule((), (*LIGHT, "av")),
     "p2p.text": Rule((), (*TRAINER, "streaming", "vizdoom", "av")),
     "p2p.model": Rule(("p2p.actions", "p2p.config"), (*TRAINER, "streaming", "vizdoom", "av", "matplotlib")),
-    "p2p.data": Rule(("p2p.actions", "p2p.config", "p2p.format"), (*TRAINER, "vizdoom")),
+    "p2p.data": Rule(("p2p.actions", "p2p.config", "p2p.format", "p2p.object_storage"), (*TRAINER, "vizdoom")),
     "p2p.data.resize": Rule((), (*LIGHT, "av")),
     "p2p.train": Rule(
         (
@@ -52,6 +53,7 @@ RULES = {
             "p2p.evaluate",
             "p2p.format",
             "p2p.model",
+            "p2p.object_storage",
             "p2p.proto",
             "p2p.recipe",
             "p2p.recording",
@@ -59,7 +61,16 @@ RULES = {
         ("vizdoom",),
     ),
     "p2p.evaluate": Rule(
-        ("p2p.actions", "p2p.config", "p2p.data", "p2p.format", "p2p.model", "p2p.recording"), ("composer", "vizdoom")
+        (
+            "p2p.actions",
+            "p2p.config",
+            "p2p.data",
+            "p2p.format",
+            "p2p.model",
+            "p2p.object_storage",
+            "p2p.recording",
+        ),
+        ("composer", "vizdoom"),
     ),
     "p2p.play": Rule(
         ("p2p.actions", "p2p.config", "p2p.data.resize", "p2p.proto", "p2p.protocol", "p2p.recording", "p2p.text"),
@@ -76,6 +87,7 @@ RULES = {
             "p2p.data.video",
             "p2p.format",
             "p2p.hub",
+            "p2p.object_storage",
             "p2p.proto",
             "p2p.recording",
         ),
@@ -212,7 +224,8 @@ def test_the_server_loads_no_trainer_loader_decoder_or_game() -> None:
 
 
 def test_the_core_loads_no_torch() -> None:
-    core = ["p2p.actions", "p2p.config", "p2p.protocol", "p2p.format", "p2p.recipe", "p2p.data.resize"]
+    names = ("actions", "config", "protocol", "format", "recipe", "object_storage", "data.resize")
+    core = [f"p2p.{name}" for name in names]
     assert loaded_roots(*core) & {*LIGHT, "av"} == set()
 
 

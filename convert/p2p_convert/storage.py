@@ -15,12 +15,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlparse
 
+from p2p.object_storage import PATIENCE_S, ObjectFolder, StorageError
 from p2p_convert.files import write_file
 
 LOCK = ".convert/lock"
-_LOCK_RENEWED_S, _LOCK_STALE_S = 20, 120
+# A lock is stale when nobody renewed it for longer than its owner may have to wait for the store.
+_LOCK_RENEWED_S, _LOCK_STALE_S = 20.0, 3 * PATIENCE_S
 
 
 class Store(Protocol):
@@ -81,56 +82,20 @@ class FolderStore:
 
 
 class S3Store:
-    """A prefix in a bucket; the endpoint comes from S3_ENDPOINT_URL, keys from where boto3 finds them.
-
-    A multipart upload and a single put show an object only when it is complete.
-    """
+    """A prefix in a bucket."""
 
     def __init__(self, address: str) -> None:
-        parsed = urlparse(address)
-        if not parsed.netloc:
-            raise ValueError(f"{address}: write s3://BUCKET/PREFIX")
-        self.address = address.rstrip("/")
-        self._bucket = parsed.netloc
-        self._prefix = parsed.path.strip("/")
-        self._client = _s3_client()
-
-    def _key(self, name: str) -> str:
-        return f"{self._prefix}/{name}" if self._prefix else name
-
-    @contextlib.contextmanager
-    def _explained(self, name: str) -> Iterator[None]:
-        """Turn what boto3 raises into the errors of files."""
-        from boto3.exceptions import Boto3Error
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        where = f"{self.address}/{name}"
-        try:
-            yield
-        except ClientError as error:
-            code = str(error.response["Error"]["Code"])
-            if code in ("404", "NoSuchKey"):
-                raise FileNotFoundError(2, "no such object", where) from error
-            raise ValueError(f"{where}: the store refuses: {error}; check the bucket and the credentials") from error
-        except (BotoCoreError, Boto3Error) as error:
-            raise ValueError(f"{where}: the store does not answer: {error}; run the same command again") from error
+        self._objects = ObjectFolder(address)
+        self.address = self._objects.url
 
     def write(self, name: str, *pieces: bytes | memoryview) -> None:
-        with self._explained(name):
-            self._client.put_object(Bucket=self._bucket, Key=self._key(name), Body=b"".join(pieces))
+        self._objects.write(name, b"".join(pieces))
 
     def read(self, name: str) -> bytes:
-        with self._explained(name):
-            answer = self._client.get_object(Bucket=self._bucket, Key=self._key(name))
-            return bytes(answer["Body"].read())
+        return self._objects.read(name)
 
     def names(self, prefix: str = "") -> list[str]:
-        with self._explained(prefix):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._key(prefix)
-            )
-            keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
-        return sorted(key[len(self._key("")) :] for key in keys)
+        return list(self._objects.list(prefix))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -145,33 +110,27 @@ class S3Store:
         finally:
             stop.set()
             renewal.join()
-            with self._explained(LOCK):
-                self._client.delete_object(Bucket=self._bucket, Key=self._key(LOCK))
+            self._objects.delete([LOCK])
 
     def _take_lock(self, me: dict[str, Any]) -> None:
-        from botocore.exceptions import ClientError
-
-        for _ in range(2):
-            try:
-                body = json.dumps({**me, "renewed": time.time()}).encode()
-                self._client.put_object(Bucket=self._bucket, Key=self._key(LOCK), Body=body, IfNoneMatch="*")
+        for _ in range(3):
+            if self._objects.create(LOCK, json.dumps({**me, "renewed": time.time()}).encode()):
                 return
-            except ClientError as error:
-                if error.response["Error"]["Code"] not in ("PreconditionFailed", "412", "ConditionalRequestConflict"):
-                    with self._explained(LOCK):
-                        raise
-            if not _is_stale(json.loads(self.read(LOCK)), me):
-                raise _in_use(self.address)
-            with self._explained(LOCK):
-                self._client.delete_object(Bucket=self._bucket, Key=self._key(LOCK))
+            try:
+                owner = json.loads(self.read(LOCK))
+            except FileNotFoundError:  # given back in the meantime
+                continue
+            if all(owner[name] == value for name, value in me.items()):  # ours: only the answer was lost
+                return
+            if not _is_stale(owner, me):
+                break
+            self._objects.delete([LOCK])
         raise _in_use(self.address)
 
     def _renew(self, me: dict[str, Any], stop: threading.Event) -> None:
         while not stop.wait(_LOCK_RENEWED_S):
-            try:
+            with contextlib.suppress(StorageError):  # the next renewal may succeed; the conversion has its own errors
                 self.write(LOCK, json.dumps({**me, "renewed": time.time()}).encode())
-            except (ValueError, OSError):  # the next renewal may succeed; the conversion has its own errors
-                continue
 
 
 def _is_stale(owner: dict[str, Any], me: dict[str, Any]) -> bool:
@@ -179,14 +138,3 @@ def _is_stale(owner: dict[str, Any], me: dict[str, Any]) -> bool:
     if owner["host"] == me["host"]:
         return owner["pid"] != me["pid"] and not Path(f"/proc/{owner['pid']}").exists()
     return time.time() - float(owner["renewed"]) > _LOCK_STALE_S
-
-
-def _s3_client() -> Any:
-    try:
-        import boto3
-        from botocore.config import Config
-    except ImportError as error:
-        raise ValueError("s3:// needs boto3: pip install boto3") from error
-    patience = {"mode": "standard", "max_attempts": 12}
-    config = Config(retries=patience, connect_timeout=10, read_timeout=60)
-    return boto3.session.Session().client("s3", endpoint_url=os.environ.get("S3_ENDPOINT_URL"), config=config)

@@ -19,17 +19,18 @@ from streaming.base.constant import TICK
 from streaming.base.format import get_index_basename, reader_from_json
 from streaming.base.format.base.reader import FileInfo, Reader
 from streaming.base.hashing import get_hash
+from streaming.base.storage.download import S3Downloader
 from streaming.base.stream import Stream
 from streaming.base.util import wait_for_file_to_exist
 from streaming.base.world import World
 
 from p2p.data.chunks import kept_starts
 from p2p.format import RecordingEntry, decode_index
+from p2p.object_storage import PATIENCE_S, StorageError, is_refusal, make_client
 
 logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 8.0
-_PERMANENT = ("404", "403", "NoSuchKey", "NoSuchBucket", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
 
 
 class ShardError(ValueError):
@@ -91,6 +92,29 @@ def build_chunk_table(
     )
 
 
+class PatientS3Downloader(S3Downloader):
+    """Streaming's downloader with the client of p2p.object_storage.
+
+    Every process has a client of its own: workers that share one from before their fork read each other's answers.
+    """
+
+    def __init__(self, patience_s: float) -> None:
+        super().__init__()
+        self.patience_s = patience_s
+        self._process = os.getpid()
+
+    def _download_file_impl(self, remote: str, local: str, timeout: float) -> None:
+        if self._process != os.getpid():
+            self._s3_client, self._process = None, os.getpid()
+        super()._download_file_impl(remote, local, timeout)
+
+    def _create_s3_client(self, unsigned: bool = False, timeout: float = 0.0) -> None:
+        self._s3_client = make_client(self.patience_s, unsigned)
+
+    def clean_up(self) -> None:
+        """Nothing: the client survives failures, and another thread may be using it."""
+
+
 class GameplayStream(Stream):
     """A folder of shards, or an address that they are downloaded from.
 
@@ -103,7 +127,7 @@ class GameplayStream(Stream):
     def __init__(self, **others: Any) -> None:
         super().__init__(**others)
         self.num_timesteps = 0
-        self.give_up_after_s = 120.0
+        self.give_up_after_s = PATIENCE_S
         self.table: ChunkTable
 
     def get_shards(self, world: World, allow_unsafe_types: bool) -> list[Reader]:
@@ -112,6 +136,8 @@ class GameplayStream(Stream):
         Raises:
             ValueError: for a missing, damaged or newer index, or one without a single chunk.
         """
+        if str(self.remote).startswith("s3://"):
+            self._downloader = PatientS3Downloader(self.give_up_after_s)  # which the dataset has set by now
         filename = self._index_file(world)
         with open(filename, "rb") as file:
             entries, recordings = decode_index(file.read(), filename)
@@ -218,10 +244,7 @@ class GameplayStream(Stream):
 
 
 def _is_permanent(error: Exception) -> bool:
-    response = getattr(error, "response", None)
-    if isinstance(response, dict):
-        return str(response.get("Error", {}).get("Code")) in _PERMANENT
-    return isinstance(error, FileNotFoundError | PermissionError | ImportError)
+    return isinstance(error, FileNotFoundError | PermissionError | ImportError | StorageError) or is_refusal(error)
 
 
 def damage(filename: str, expected: FileInfo) -> str:

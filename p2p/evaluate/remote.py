@@ -1,28 +1,26 @@
 """Checkpoints under an s3:// prefix: listed by name, fetched one at a time to be evaluated.
 
-S3_ENDPOINT_URL and the AWS_* variables say where and as whom. An object appears whole; a checkpoint of several
-objects is whole once its last one is there (a trainer uploads .metadata last).
+An object appears whole; a checkpoint of several objects is whole once its last one is there (a trainer uploads
+.metadata last).
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
-from urllib.parse import urlparse
 
 from p2p.evaluate.checkpoints import ORIGINAL, POLICY, RUN, Checkpoint, kind_of, missing_names, step_of
+from p2p.object_storage import ObjectFolder, StoredObject
 
 
 @dataclass(frozen=True)
 class RemoteCheckpoint(Checkpoint):
-    """A checkpoint in object storage; `objects` maps its object names to (bytes, etag)."""
+    """A checkpoint in object storage: its objects by name."""
 
-    objects: dict[str, tuple[int, str]] = field(default_factory=dict, hash=False)
+    objects: dict[str, StoredObject] = field(default_factory=dict, hash=False)
 
     def fingerprint(self) -> str:
-        return " ".join(f"{name}:{size}:{etag}" for name, (size, etag) in sorted(self.objects.items()))
+        return " ".join(f"{name}:{each.num_bytes}:{each.etag}" for name, each in sorted(self.objects.items()))
 
     def missing(self) -> str | None:
         return missing_names(self.kind, {PurePosixPath(name).name for name in self.objects})
@@ -32,42 +30,15 @@ class RemoteFolder:
     """An s3://bucket/prefix that holds checkpoints."""
 
     def __init__(self, url: str) -> None:
-        parsed = urlparse(url)
-        if parsed.scheme != "s3" or not parsed.netloc:
-            raise ValueError(f"{url!r}: write a folder, or s3://bucket/prefix")
-        self.url, self.bucket, self.prefix = url, parsed.netloc, parsed.path.strip("/")
-        self._client: Any = None
+        self.store = ObjectFolder(url)
 
-    def _s3(self) -> Any:
-        if self._client is None:
-            import boto3
-            from botocore.config import Config
-
-            config = Config(connect_timeout=20, read_timeout=60, retries={"max_attempts": 5, "mode": "standard"})
-            self._client = boto3.client("s3", endpoint_url=os.environ.get("S3_ENDPOINT_URL"), config=config)
-        return self._client
-
-    def objects(self) -> dict[str, tuple[int, str]]:
-        """(bytes, etag) of every object, by its name below the prefix.
+    def find(self) -> list[Checkpoint]:
+        """All checkpoints under the prefix, whole or not, by step and name.
 
         Raises:
             ValueError: when the store cannot be listed.
         """
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        skip = f"{self.prefix}/" if self.prefix else ""
-        try:
-            pages = self._s3().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=skip)
-            entries = [entry for page in pages for entry in page.get("Contents", [])]
-        except (BotoCoreError, ClientError) as error:
-            raise ValueError(
-                f"{self.url}: {error}. Check the bucket, S3_ENDPOINT_URL and the AWS_* variables"
-            ) from error
-        return {entry["Key"][len(skip) :]: (int(entry["Size"]), str(entry["ETag"])) for entry in entries}
-
-    def find(self) -> list[Checkpoint]:
-        """All checkpoints under the prefix, whole or not, by step and name."""
-        objects = self.objects()
+        objects = self.store.list()
         folders: dict[str, set[str]] = {}
         for name in objects:
             parent = str(PurePosixPath(name).parent)
@@ -86,8 +57,8 @@ class RemoteFolder:
                     found.append(self._checkpoint(path, ORIGINAL, inside))
         return sorted(found, key=lambda c: (c.step is None, c.step or 0, c.name))
 
-    def _checkpoint(self, name: str, kind: str, objects: dict[str, tuple[int, str]]) -> RemoteCheckpoint:
-        shown = self.prefix.rpartition("/")[2] if name == "." else name
+    def _checkpoint(self, name: str, kind: str, objects: dict[str, StoredObject]) -> RemoteCheckpoint:
+        shown = self.store.prefix.rpartition("/")[2] if name == "." else name
         return RemoteCheckpoint(Path(name), kind, step_of(PurePosixPath(name).name), shown, objects)
 
     def fetch(self, checkpoint: Checkpoint, scratch: Path) -> Checkpoint:
@@ -96,18 +67,14 @@ class RemoteFolder:
         Raises:
             ValueError: when an object cannot be had.
         """
-        from botocore.exceptions import BotoCoreError, ClientError
-
         assert isinstance(checkpoint, RemoteCheckpoint)
         folder = scratch / (
             checkpoint.path.parent.name if checkpoint.kind == ORIGINAL else checkpoint.path.name or "policy"
         )
-        folder.mkdir(parents=True, exist_ok=True)
         for name in checkpoint.objects:
-            key = f"{self.prefix}/{name}" if self.prefix else name
             try:
-                self._s3().download_file(self.bucket, key, str(folder / PurePosixPath(name).name))
-            except (BotoCoreError, ClientError) as error:
-                raise ValueError(f"{self.url}/{name}: {error}") from error
+                self.store.download(name, folder / PurePosixPath(name).name)
+            except FileNotFoundError as error:  # the trainer keeps the newest ones only
+                raise ValueError(f"{self.store.url}/{name} is no longer there") from error
         path = folder / checkpoint.path.name if checkpoint.kind == ORIGINAL else folder
         return Checkpoint(path, checkpoint.kind, checkpoint.step, checkpoint.name)

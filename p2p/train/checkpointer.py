@@ -12,10 +12,10 @@ from composer.utils import dist
 from composer.utils.checkpoint import save_checkpoint
 
 from p2p.config import PolicyConfig
+from p2p.object_storage import ObjectFolder
 from p2p.recipe import Recipe
 from p2p.train.callbacks import SharedStatistics, every
 from p2p.train.checkpoints import Uploader, fetch, newest_local, newest_remote, prune, publish, step_name
-from p2p.train.store import ObjectFolder
 
 log = logging.getLogger(__name__)
 

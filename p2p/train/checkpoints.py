@@ -17,7 +17,7 @@ import threading
 from pathlib import Path
 
 from p2p.config import PolicyConfig, save_policy_config
-from p2p.train.store import ObjectFolder
+from p2p.object_storage import ObjectFolder
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def newest_local(folder: Path) -> int | None:
 
 def newest_remote(store: ObjectFolder, scratch: Path) -> int | None:
     """As `newest_local`, in object storage; `scratch` takes the metadata files for a look."""
-    sizes = store.sizes()
+    sizes = {name: each.num_bytes for name, each in store.list().items()}
     for step in steps_in(sorted({name.split("/")[0] for name in sizes})):
         prefix = step_name(step)
         if f"{prefix}/{METADATA}" not in sizes or f"{prefix}/{CONFIG}" not in sizes:
@@ -92,9 +92,8 @@ def fetch(store: ObjectFolder, step: int, folder: Path) -> None:
     """Download a checkpoint; it appears under its name when it is whole."""
     scratch = folder / f".fetching-{step_name(step)}"
     shutil.rmtree(scratch, ignore_errors=True)
-    for name in store.sizes():
-        if name.startswith(step_name(step) + "/"):
-            store.download(name, scratch / name.split("/", 1)[1])
+    for name in store.list(step_name(step) + "/"):
+        store.download(name, scratch / name.split("/", 1)[1])
     shutil.rmtree(folder / step_name(step), ignore_errors=True)
     os.replace(scratch, folder / step_name(step))
 
@@ -170,6 +169,6 @@ class Uploader:
         for older in steps_in([path.name for path in self.folder.iterdir()]):
             if older < step:
                 shutil.rmtree(self.folder / step_name(older), ignore_errors=True)
-        names = list(self.store.sizes())
+        names = list(self.store.list())
         old = steps_in(sorted({name.split("/")[0] for name in names}))[self.keep :]
         self.store.delete([name for name in names if any(name.startswith(step_name(s) + "/") for s in old)])

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from p2p import object_storage
 from p2p.data import ShardError
+from p2p.object_storage import ObjectFolder, StorageError
 from p2p_convert.plan import Options
 from p2p_convert.run import convert
 from p2p_convert.storage import open_store
 from tests.data.conftest import open_dataset, read_all
-from tests.data.faulty_proxy import FaultyProxy
+from tests.data.faulty_proxy import STALL, FaultyProxy
 from tests.data.making import annotation, digest, tree_digest, video_bytes, write_recording
 from tests.s3 import S3Server
 
@@ -38,11 +41,18 @@ def endpoint(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
 
 
 @pytest.fixture
-def proxy(endpoint: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
-    proxy = FaultyProxy(endpoint.endpoint, failing_share=0.1)
+def quiet_proxy(endpoint: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+    """A proxy that fails only when it is told to."""
+    proxy = FaultyProxy(endpoint.endpoint)
     monkeypatch.setenv("S3_ENDPOINT_URL", proxy.address)
     yield proxy
     proxy.close()
+
+
+@pytest.fixture
+def proxy(quiet_proxy: FaultyProxy) -> FaultyProxy:
+    quiet_proxy.failing_share = 0.3
+    return quiet_proxy
 
 
 @pytest.fixture(scope="module")
@@ -76,19 +86,86 @@ def test_a_conversion_to_s3_gives_the_same_objects(raw: Path, local: Path, endpo
     assert tree_digest(tmp_path) == tree_digest(local, leave_out=["lock"])
 
 
-def test_conversion_and_training_get_through_faults_and_an_outage(
+def test_conversion_and_loading_get_through_faults_and_an_outage(
     raw: Path, local: Path, proxy: FaultyProxy, tmp_path: Path
 ) -> None:
     address = f"s3://{BUCKET}/with-faults"
     proxy.outage(2)
     convert([raw], address, OPTIONS)
-    assert proxy.num_failed > 0
+    assert proxy.num_failed > 1
     failed = proxy.num_failed
     proxy.outage(2)
     dataset = open_dataset(tmp_path, local=str(tmp_path), remote=f"{address}/train")
     samples = read_all(dataset, num_workers=2)
     assert proxy.num_failed > failed
+    assert proxy.num_outages_over == 2
     assert contents(samples) == contents(read_all(open_dataset(local / "train")))
+
+
+def test_a_store_that_takes_requests_and_never_answers_is_asked_again(
+    raw: Path, local: Path, quiet_proxy: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_storage, "READ_TIMEOUT_S", 1.0)
+    address = f"s3://{BUCKET}/stalled"
+    quiet_proxy.outage(2.5, STALL)
+    convert([raw], address, OPTIONS)
+    quiet_proxy.outage(2.5, STALL)
+    samples = read_all(open_dataset(tmp_path, local=str(tmp_path), remote=f"{address}/train"), num_workers=2)
+    assert quiet_proxy.num_outages_over == 2
+    assert contents(samples) == contents(read_all(open_dataset(local / "train")))
+
+
+def test_every_loader_process_has_connections_of_its_own(raw: Path, quiet_proxy: FaultyProxy, tmp_path: Path) -> None:
+    address = f"s3://{BUCKET}/connections"
+    convert([raw], address, OPTIONS)
+    before = quiet_proxy.num_connections
+    dataset = open_dataset(tmp_path, local=str(tmp_path), remote=f"{address}/train")  # fetches the index
+    assert quiet_proxy.num_connections == before + 1
+    read_all(dataset, num_workers=2)
+    assert quiet_proxy.num_connections >= before + 3
+
+
+@pytest.mark.parametrize("failure", ["503", "lost", "half"])
+def test_every_request_is_repeated(failure: str, quiet_proxy: FaultyProxy, tmp_path: Path) -> None:
+    folder = ObjectFolder(f"s3://{BUCKET}/repeated/{failure}")
+    content = b"0123456789"
+    (tmp_path / "up").write_bytes(content)
+
+    def fails_twice(call: Callable[..., object], *arguments: object) -> object:
+        quiet_proxy.planned = [failure, failure]
+        result = call(*arguments)
+        assert not quiet_proxy.planned
+        return result
+
+    fails_twice(folder.upload, tmp_path / "up", "uploaded")
+    fails_twice(folder.write, "written", content)
+    assert fails_twice(folder.create, "created", content) == (failure == "503")  # else the first one did its work
+    assert list(fails_twice(folder.list)) == ["created", "uploaded", "written"]
+    fails_twice(folder.download, "uploaded", tmp_path / "down")
+    assert (tmp_path / "down").read_bytes() == fails_twice(folder.read, "written") == content
+    fails_twice(folder.delete, ["created", "uploaded"])
+    assert list(folder.list()) == ["written"]
+    with pytest.raises(FileNotFoundError, match="no such object"):
+        fails_twice(folder.read, "created")
+
+
+def test_patience_has_an_end_and_the_error_says_what_to_do(quiet_proxy: FaultyProxy, tmp_path: Path) -> None:
+    folder = ObjectFolder(f"s3://{BUCKET}/patience", patience_s=1.0)
+    (tmp_path / "up").write_bytes(b"x")
+    quiet_proxy.outage(3600)
+    begin = time.monotonic()
+    for call in (folder.list, lambda: folder.read("x"), lambda: folder.upload(tmp_path / "up", "x")):
+        with pytest.raises(StorageError, match=r"s3://recordings/patience/.*does not answer.*check S3_ENDPOINT_URL"):
+            call()
+    assert 1.5 < time.monotonic() - begin < 60
+
+
+def test_the_lock_is_taken_when_only_the_answer_was_lost(quiet_proxy: FaultyProxy) -> None:
+    store = open_store(f"s3://{BUCKET}/lost-answer")
+    quiet_proxy.planned = ["lost"]
+    with store.locked():
+        assert store.names() == [".convert/lock"]
+    assert store.names() == []
 
 
 def test_a_missing_object_is_an_error_at_once(raw: Path, endpoint: S3Server, tmp_path: Path) -> None:
@@ -107,7 +184,7 @@ def test_wrong_keys_are_an_error_at_once(
 ) -> None:
     address = f"s3://{BUCKET}/wrong-keys"
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    with pytest.raises(ValueError, match=r"s3://recordings/wrong-keys.*refuses.*credentials"):
+    with pytest.raises(ValueError, match=r"s3://recordings/wrong-keys.*refuses.*the keys"):
         convert([raw], address, OPTIONS)
     with pytest.raises(ValueError, match=r"s3://recordings/wrong-keys/train/index\.json: cannot be downloaded"):
         open_dataset(tmp_path, local=str(tmp_path), remote=f"{address}/train")

@@ -1,0 +1,227 @@
+"""Object storage (s3://bucket/prefix): the client of all rooms, how patient it is, and its errors in words.
+
+S3_ENDPOINT_URL and the AWS_* variables say where and as whom. A request that fails for a passing reason (no
+connection, no answer, 5xx, "slow down") is sent again until PATIENCE_S have gone by since its first failure, so an
+outage of that length is outlasted and every wait has an end. A refusal (wrong key, missing bucket) is an error at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+logger = logging.getLogger(__name__)
+
+PATIENCE_S = 120.0
+CONNECT_TIMEOUT_S = 10.0
+READ_TIMEOUT_S = 20.0  # without a single byte
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 8.0
+_REPORTED_AFTER_S = 5.0
+_PASSING_STATUS = (408, 429, 500, 502, 503, 504)
+_PASSING_CODES = ("RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded")
+_MISSING_CODES = ("404", "NoSuchKey")
+_EXISTS_CODES = ("412", "PreconditionFailed", "409", "ConditionalRequestConflict")
+
+
+class StorageError(ValueError):
+    """An address that the store refuses, or a store that stays out of reach; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """What a listing tells of an object; the etag changes when it is written again."""
+
+    num_bytes: int
+    etag: str
+
+
+class ObjectFolder:
+    """The objects below s3://bucket/prefix; their names are relative to it.
+
+    An object appears whole or not at all. All methods raise StorageError when the store refuses or stays out of
+    reach for `patience_s`, and FileNotFoundError for an object that is not there.
+    """
+
+    def __init__(self, url: str, patience_s: float = PATIENCE_S) -> None:
+        parsed = urlparse(url)
+        if parsed.scheme != "s3" or not parsed.netloc:
+            raise StorageError(f"{url!r}: write a local folder, or s3://bucket/prefix")
+        self.url, self.bucket, self.prefix = url.rstrip("/"), parsed.netloc, parsed.path.strip("/")
+        self.patience_s = patience_s
+        self._client: Any = None
+        self._process = 0
+
+    def list(self, prefix: str = "") -> dict[str, StoredObject]:
+        """The objects whose names begin with `prefix`, in order of their names."""
+        with _explained(f"{self.url}/{prefix}"):
+            pages = self._s3().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._key(prefix))
+            entries = [entry for page in pages for entry in page.get("Contents", [])]
+        skip = len(self._key(""))
+        found = {entry["Key"][skip:]: StoredObject(int(entry["Size"]), str(entry["ETag"])) for entry in entries}
+        return dict(sorted(found.items()))
+
+    def read(self, name: str) -> bytes:
+        content = io.BytesIO()
+        with _explained(f"{self.url}/{name}"):
+            self._s3().download_fileobj(self.bucket, self._key(name), content)
+        return content.getvalue()
+
+    def write(self, name: str, content: bytes) -> None:
+        with _explained(f"{self.url}/{name}"):
+            self._s3().put_object(Bucket=self.bucket, Key=self._key(name), Body=content)
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Write an object that is not there yet; False when it is: another's, or one's own whose answer was lost."""
+        from botocore.exceptions import ClientError
+
+        with _explained(f"{self.url}/{name}"):
+            try:
+                self._s3().put_object(Bucket=self.bucket, Key=self._key(name), Body=content, IfNoneMatch="*")
+            except ClientError as error:
+                if _code(error) in _EXISTS_CODES:
+                    return False
+                raise
+        return True
+
+    def upload(self, path: Path, name: str) -> None:
+        with _explained(f"{self.url}/{name}"):
+            self._s3().upload_file(str(path), self.bucket, self._key(name))
+
+    def download(self, name: str, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _explained(f"{self.url}/{name}"):
+            self._s3().download_file(self.bucket, self._key(name), str(path))
+
+    def delete(self, names: Sequence[str]) -> None:
+        for name in names:
+            with _explained(f"{self.url}/{name}"):
+                self._s3().delete_object(Bucket=self.bucket, Key=self._key(name))
+
+    def _key(self, name: str) -> str:
+        return f"{self.prefix}/{name}" if self.prefix else name
+
+    def _s3(self) -> Any:
+        """The client of this process: one that was made before a fork would share its connections."""
+        if self._process != os.getpid():
+            self._client, self._process = make_client(self.patience_s), os.getpid()
+        return self._client
+
+
+def make_client(patience_s: float = PATIENCE_S, unsigned: bool = False) -> Any:
+    """A boto3 client that outlasts what passes within `patience_s`; `unsigned` reads public buckets without keys.
+
+    Raises:
+        StorageError: when boto3 is not installed, or what the environment says is no address.
+    """
+    try:
+        import boto3
+        from botocore import UNSIGNED
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError
+    except ImportError as error:
+        raise StorageError("s3:// needs boto3; it comes with: pip install 'pixel2play[data]'") from error
+    config = Config(
+        connect_timeout=CONNECT_TIMEOUT_S,
+        read_timeout=READ_TIMEOUT_S,
+        retries={"mode": "standard", "total_max_attempts": 1},  # botocore counts attempts: _Patience looks at the clock
+        signature_version=UNSIGNED if unsigned else None,
+    )
+    endpoint = os.environ.get("S3_ENDPOINT_URL")
+    try:
+        client = boto3.session.Session().client("s3", endpoint_url=endpoint, config=config)
+    except (BotoCoreError, ValueError) as error:
+        raise StorageError(f"S3_ENDPOINT_URL is {endpoint!r}: {error}") from error
+    client.meta.events.register("needs-retry.s3", _Patience(patience_s), unique_id="p2p-patience")
+    return client
+
+
+class _Patience:
+    """botocore asks it after every attempt; its answer is the pause before the next one, or None to give up."""
+
+    def __init__(self, patience_s: float) -> None:
+        self.patience_s = patience_s
+
+    def __call__(
+        self,
+        attempts: int,
+        operation: Any,
+        request_dict: dict[str, Any],
+        response: Any,
+        caught_exception: Any,
+        **_: Any,
+    ) -> float | None:
+        if not _passes(response, caught_exception):
+            return None
+        now = time.monotonic()
+        memory = request_dict["context"].setdefault("p2p_patience", {"first": now, "reported": False})
+        pause_s = min(_FIRST_PAUSE_S * 2 ** min(attempts - 1, 20), _LONGEST_PAUSE_S) * random.uniform(0.5, 1)
+        if now + pause_s - memory["first"] > self.patience_s:
+            return None
+        if not memory["reported"] and now - memory["first"] > _REPORTED_AFTER_S:
+            memory["reported"] = True
+            reason = caught_exception or f"HTTP status {response[0].status_code}"
+            name = f"{operation.name} {request_dict['url'].partition('?')[0]}"
+            logger.warning("%s: %s; trying again for %.0f s altogether", name, reason, self.patience_s)
+        return pause_s
+
+
+def _passes(response: Any, caught_exception: Any) -> bool:
+    """Whether the failure of an attempt may be over with the next one; False also for a success."""
+    from botocore.exceptions import ConnectionError as NoConnection
+    from botocore.exceptions import HTTPClientError
+
+    if response is None:
+        return isinstance(caught_exception, NoConnection | HTTPClientError)
+    http, parsed = response
+    return http.status_code in _PASSING_STATUS or parsed.get("Error", {}).get("Code") in _PASSING_CODES
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether a store's answer is final: asking again would give the same."""
+    from botocore import exceptions
+
+    if isinstance(error, exceptions.ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return status not in _PASSING_STATUS and _code(error) not in _PASSING_CODES
+    passing = (
+        exceptions.ConnectionError,
+        exceptions.HTTPClientError,
+        exceptions.IncompleteReadError,
+        exceptions.FlexibleChecksumError,
+    )
+    return isinstance(error, exceptions.BotoCoreError) and not isinstance(error, passing)
+
+
+def _code(error: Any) -> str:
+    return str(error.response.get("Error", {}).get("Code"))
+
+
+@contextlib.contextmanager
+def _explained(where: str) -> Iterator[None]:
+    """Turn what boto3 raises into StorageError and FileNotFoundError."""
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+    from s3transfer.exceptions import RetriesExceededError  # type: ignore[import-untyped]
+
+    try:
+        yield
+    except (BotoCoreError, ClientError, Boto3Error, RetriesExceededError) as error:
+        cause = getattr(error, "last_exception", None) or error  # of a download
+        if isinstance(error, Boto3Error) and isinstance(error.__context__, ClientError):  # of an upload
+            cause = error.__context__
+        if isinstance(cause, ClientError) and _code(cause) in _MISSING_CODES:
+            raise FileNotFoundError(2, "no such object", where) from error
+        if is_refusal(cause):
+            advice = "check the bucket, S3_ENDPOINT_URL, and the keys in the AWS_* variables"
+            raise StorageError(f"{where}: the store refuses: {cause}; {advice}") from error
+        advice = "check S3_ENDPOINT_URL and the network, then start again: what is finished is kept"
+        raise StorageError(f"{where}: the store does not answer: {cause}; {advice}") from error
