@@ -73,6 +73,7 @@ def record_episodes(settings: RecordSettings, episodes: int, out: Path, num_work
     progress = Progress("recording", len(missing) * game_info(settings.game).max_steps, "frames")
     num_workers = min(num_workers, len(missing))
     instruction = embed_instruction(settings.text, settings.text_embedder)  # here: the workers load no language model
+    _write_settings(settings, out)
     shares = [(settings, instruction, missing[index::num_workers], out) for index in range(num_workers)]
     num_frames = 0
     for _, frames in run_workers(_record_some, shares):
@@ -83,22 +84,24 @@ def record_episodes(settings: RecordSettings, episodes: int, out: Path, num_work
 
 
 def _check_folder(settings: RecordSettings, out: Path) -> None:
-    """Create `out` with its settings, or see that those in it are the same."""
+    """See that `out` is new, or that its settings are the same."""
     path = out / SETTINGS_FILE
-    content = asdict(settings)
     if path.exists():
         defaults = {field.name: field.default for field in fields(RecordSettings)}
-        if {**defaults, **json.loads(path.read_text())} != content:
+        if {**defaults, **json.loads(path.read_text())} != asdict(settings):
             raise ValueError(
                 f"{out} holds recordings made with other settings (see {path}); choose another --out or remove it"
             )
         return
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty and has no {SETTINGS_FILE}; choose another --out")
+
+
+def _write_settings(settings: RecordSettings, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".partial")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
+    temporary = (out / SETTINGS_FILE).with_suffix(".partial")
+    temporary.write_text(json.dumps(asdict(settings), indent=2) + "\n")
+    os.replace(temporary, out / SETTINGS_FILE)
 
 
 def _record_some(

