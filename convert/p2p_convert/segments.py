@@ -87,6 +87,8 @@ def convert_recording(raw: RawRecording, encoding: Encoding | None = None) -> Co
     num_annotations = len(annotation.frame_annotations)
     if num_annotations != packets.num_frames:
         counts["more annotations than frames" if num_annotations > packets.num_frames else "fewer annotations"] += 1
+    if packets.num_frames < 2:
+        counts["recordings of one frame, which give no chunk"] += 1
     segments = _cut(raw.id, packets, actions, texts, content, source)
     if packets.doubtful:
         _try_to_decode(video, packets.doubtful, segments, f"{raw.where}/{video_name}")

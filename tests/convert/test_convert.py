@@ -18,13 +18,14 @@ import numpy as np
 import pytest
 
 from p2p.format import Segment, decode_index, decode_segment
+from p2p.proto import video_annotation_pb2 as messages
 from p2p_convert.cli import main
 from p2p_convert.plan import Options
 from p2p_convert.run import convert
 from p2p_convert.sources import split_position, validation_ids
 from p2p_convert.storage import open_store
 from p2p_convert.verify import decode_file, decode_segments
-from tests.data.making import annotation, tree_digest, video_bytes, write_recording
+from tests.data.making import add_text, annotation, tree_digest, video_bytes, write_recording
 from tests.hub.stand_in import HubStandIn
 
 
@@ -125,6 +126,35 @@ def test_bad_recordings_are_counted_by_reason_and_listed(raw: Path, tmp_path: Pa
     listed = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
     assert {line["recording"] for line in listed} == set(reasons)
     assert all(str(source) in line["where"] for line in listed)
+
+
+def test_what_is_odd_about_recordings_is_counted(tmp_path: Path) -> None:
+    video = video_bytes(12)
+    told = annotation(12)
+    add_text(told, 2, 0.0, 1.0)
+    add_text(told, 3, -1.0, 1.0)
+    add_text(told, 4, 1.0, 1.0, embedded=False)
+    add_text(told, 5, 1.0, 1.0)
+    told.frame_annotations[5].frame_text_annotation[0].text_embedding_dict["gemini-2.5-flash"].text_embeddings[
+        "gemma"
+    ].shape[0] = 7
+    write_recording(tmp_path / "raw" / "told", video, told)
+    write_recording(tmp_path / "raw" / "one_frame", video_bytes(1), annotation(1))
+    write_recording(tmp_path / "raw" / "fewer", video, annotation(5))
+    write_recording(tmp_path / "raw" / "more", video, annotation(50))
+    write_recording(tmp_path / "raw" / "nothing_known", video, annotation(12, "nothing"))
+    write_recording(tmp_path / "raw" / "no_frames", video, messages.VideoAnnotation(metadata={"id": "some-id"}))
+    summary = convert([tmp_path / "raw"], tmp_path / "out", Options(val_fraction=0))
+    assert summary.recordings == {"train": 5}
+    assert summary.reasons == {"empty annotation": 1}
+    assert {kind: count for kind, count in summary.counts.items() if not kind.startswith(("key", "button"))} == {
+        "recordings of one frame, which give no chunk": 1,
+        "fewer annotations": 1,
+        "more annotations than frames": 1,
+        "text with a duration that is not positive": 2,
+        "text without an embedding": 2,
+        "text with a damaged embedding": 1,
+    }
 
 
 def test_too_many_bad_recordings_fail_the_run_and_leave_no_index(tmp_path: Path) -> None:

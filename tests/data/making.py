@@ -71,6 +71,60 @@ def _write_video(
         container.mux(stream.encode(None))
 
 
+def without_reorder_depth(video: bytes) -> bytes:
+    """An MP4 of x264 as an encoder would write it that does not say how far frames are out of order.
+
+    Ends its SPS (H.264, 7.3.2.1.1) before the VUI parameters, which promise num_reorder_frames.
+    """
+    place = video.index(b"avcC") + 10
+    size = int.from_bytes(video[place : place + 2], "big")
+    begin = place + 2
+    bits = _Bits(video[begin : begin + size])
+    assert bits.take(8) & 31 == 7  # an SPS
+    profile = bits.take(8)
+    bits.take(16)
+    bits.number()
+    if profile in (100, 110, 122, 244):
+        bits.take(int(bits.number() == 3))
+        bits.number()
+        bits.number()
+        assert bits.take(2) & 1 == 0  # no scaling matrix
+    bits.number()
+    if bits.number() == 0:
+        bits.number()
+    bits.number()
+    bits.take(1)
+    bits.number()
+    bits.number()
+    if not bits.take(1):
+        bits.take(1)
+    bits.take(1)
+    if bits.take(1):
+        for _ in range(4):
+            bits.number()
+    kept = bits.text[: bits.position] + "01"  # no VUI; the stop bit
+    assert bits.take(1) == 1
+    sps = int(kept.ljust(8 * size, "0"), 2).to_bytes(size, "big")
+    return video[:begin] + sps + video[begin + size :]
+
+
+class _Bits:
+    """Reads numbers of fixed and of variable length (Exp-Golomb), most significant bit first."""
+
+    def __init__(self, content: bytes) -> None:
+        self.text = "".join(f"{byte:08b}" for byte in content)
+        self.position = 0
+
+    def take(self, count: int) -> int:
+        self.position += count
+        return int(self.text[self.position - count : self.position] or "0", 2)
+
+    def number(self) -> int:
+        zeros = self.text.index("1", self.position) - self.position
+        self.position += zeros
+        return self.take(zeros + 1) - 1
+
+
 def annotation(
     num_annotations: int, taken: str = "user", game: str = "doom", seed: int = 0
 ) -> messages.VideoAnnotation:

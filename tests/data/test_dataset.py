@@ -21,7 +21,7 @@ from p2p_convert.plan import Options
 from p2p_convert.run import convert
 from p2p_convert.segments import RawRecording, convert_recording
 from tests.data.conftest import Make, open_dataset, read_all
-from tests.data.making import add_text, annotation, decoded, digest, video_bytes
+from tests.data.making import add_text, annotation, decoded, digest, video_bytes, without_reorder_depth
 
 
 @pytest.fixture(scope="module")
@@ -147,14 +147,23 @@ def test_pixel_formats(make_stream: Make, codec: str, pix_fmt: str) -> None:
     b_frames=st.integers(0, 4),
     rgb=st.booleans(),
     open_gop=st.booleans(),
+    says_reorder_depth=st.booleans(),
     data=st.data(),
 )
 def test_any_window_of_any_recording_equals_the_full_decode(
-    num_frames: int, gop: int, b_frames: int, rgb: bool, open_gop: bool, data: st.DataObject
+    num_frames: int,
+    gop: int,
+    b_frames: int,
+    rgb: bool,
+    open_gop: bool,
+    says_reorder_depth: bool,
+    data: st.DataObject,
 ) -> None:
     codec, pix_fmt = ("libx264rgb", "rgb24") if rgb else ("libx264", "yuv420p")
     options = {"x264-params": f"open-gop={int(open_gop)}:b-pyramid=normal:scenecut=0", "refs": "3"}
     video = video_bytes(num_frames, gop, b_frames, codec, pix_fmt, size=32, **options)
+    if not says_reorder_depth:
+        video = without_reorder_depth(video)
     frames = decoded(video)
     files = {"192x192.mp4": video, "annotation.proto": annotation(num_frames).SerializeToString()}
     segments = [
