@@ -34,12 +34,13 @@ def epoch(stream: Path, world: int, num_workers: int, state: dict[str, Any] | No
     for rank in range(world):
         pid = os.fork()  # no exec: importing Streaming again would take longer than the test
         if pid == 0:
+            status = 1
             try:
                 _be_rank(stream, rank, world, num_workers, state, folder)
-                os._exit(0)
-            except BaseException:
+                status = 0
+            finally:
                 traceback.print_exc()
-                os._exit(1)
+                os._exit(status)
         children.append(pid)
     assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * world
     parts = [json.loads((folder / f"rank_{rank}").read_text()) for rank in range(world)]
@@ -50,9 +51,7 @@ def epoch(stream: Path, world: int, num_workers: int, state: dict[str, Any] | No
     ]
 
 
-def _be_rank(
-    stream: Path, rank: int, world: int, num_workers: int, state: dict[str, Any] | None, folder: Path
-) -> None:
+def _be_rank(stream: Path, rank: int, world: int, num_workers: int, state: dict[str, Any] | None, folder: Path) -> None:
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
     os.environ.update({name: str(number) for name, number in numbers.items()}, GLOO_SOCKET_IFNAME="lo")
     if world > 1:
