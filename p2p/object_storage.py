@@ -8,6 +8,7 @@ outage of that length is outlasted and every wait has an end. A refusal (wrong k
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import os
@@ -57,8 +58,6 @@ class ObjectFolder:
             raise StorageError(f"{url!r}: write a local folder, or s3://bucket/prefix")
         self.url, self.bucket, self.prefix = url.rstrip("/"), parsed.netloc, parsed.path.strip("/")
         self.patience_s = patience_s
-        self._client: Any = None
-        self._process = 0
 
     def list(self, prefix: str = "") -> dict[str, StoredObject]:
         """The objects whose names begin with `prefix`, in order of their names."""
@@ -110,18 +109,24 @@ class ObjectFolder:
         return f"{self.prefix}/{name}" if self.prefix else name
 
     def _s3(self) -> Any:
-        """The client of this process: one that was made before a fork would share its connections."""
-        if self._process != os.getpid():
-            self._client, self._process = make_client(self.patience_s), os.getpid()
-        return self._client
+        return client(self.patience_s)
 
 
-def make_client(patience_s: float = PATIENCE_S, unsigned: bool = False) -> Any:
+def client(patience_s: float = PATIENCE_S, unsigned: bool = False) -> Any:
     """A boto3 client that outlasts what passes within `patience_s`; `unsigned` reads public buckets without keys.
+
+    Making one takes a good part of a second, so a process keeps it, for all threads; a process that was forked makes
+    its own, or it would share the connections of the other.
 
     Raises:
         StorageError: when boto3 is not installed, or what the environment says is no address.
     """
+    named = tuple(sorted((k, v) for k, v in os.environ.items() if k == "S3_ENDPOINT_URL" or k.startswith("AWS_")))
+    return _make_client(os.getpid(), named, patience_s, unsigned)
+
+
+@functools.lru_cache(maxsize=8)
+def _make_client(process: int, environment: tuple[tuple[str, str], ...], patience_s: float, unsigned: bool) -> Any:
     try:
         import boto3
         from botocore import UNSIGNED
@@ -137,11 +142,11 @@ def make_client(patience_s: float = PATIENCE_S, unsigned: bool = False) -> Any:
     )
     endpoint = os.environ.get("S3_ENDPOINT_URL")
     try:
-        client = boto3.session.Session().client("s3", endpoint_url=endpoint, config=config)
+        made = boto3.session.Session().client("s3", endpoint_url=endpoint, config=config)
     except (BotoCoreError, ValueError) as error:
         raise StorageError(f"S3_ENDPOINT_URL is {endpoint!r}: {error}") from error
-    client.meta.events.register("needs-retry.s3", _Patience(patience_s), unique_id="p2p-patience")
-    return client
+    made.meta.events.register("needs-retry.s3", _Patience(patience_s), unique_id="p2p-patience")
+    return made
 
 
 class _Patience:

@@ -24,9 +24,10 @@ from streaming.base.stream import Stream
 from streaming.base.util import wait_for_file_to_exist
 from streaming.base.world import World
 
+from p2p import object_storage
 from p2p.data.chunks import kept_starts
 from p2p.format import RecordingEntry, decode_index
-from p2p.object_storage import PATIENCE_S, StorageError, is_refusal, make_client
+from p2p.object_storage import PATIENCE_S, StorageError, is_refusal
 
 logger = logging.getLogger(__name__)
 
@@ -101,15 +102,17 @@ class PatientS3Downloader(S3Downloader):
     def __init__(self, patience_s: float) -> None:
         super().__init__()
         self.patience_s = patience_s
-        self._process = os.getpid()
+        self.unsigned = False
 
     def _download_file_impl(self, remote: str, local: str, timeout: float) -> None:
-        if self._process != os.getpid():
-            self._s3_client, self._process = None, os.getpid()
+        self._s3_client = object_storage.client(self.patience_s, self.unsigned)
         super()._download_file_impl(remote, local, timeout)
 
     def _create_s3_client(self, unsigned: bool = False, timeout: float = 0.0) -> None:
-        self._s3_client = make_client(self.patience_s, unsigned)
+        """Called when the store answers 400: a public bucket may want no keys."""
+        if self.unsigned:
+            raise StorageError("the store answers 400, with keys and without; check the address and S3_ENDPOINT_URL")
+        self.unsigned = unsigned
 
     def clean_up(self) -> None:
         """Nothing: the client survives failures, and another thread may be using it."""

@@ -118,11 +118,11 @@ def test_a_store_that_takes_requests_and_never_answers_is_asked_again(
 def test_every_loader_process_has_connections_of_its_own(raw: Path, quiet_proxy: FaultyProxy, tmp_path: Path) -> None:
     address = f"s3://{BUCKET}/connections"
     convert([raw], address, OPTIONS)
-    before = quiet_proxy.num_connections
     dataset = open_dataset(tmp_path, local=str(tmp_path), remote=f"{address}/train")  # fetches the index
-    assert quiet_proxy.num_connections == before + 1
+    before = quiet_proxy.num_connections
+    assert before > 0
     read_all(dataset, num_workers=2)
-    assert quiet_proxy.num_connections >= before + 3
+    assert quiet_proxy.num_connections >= before + 2
 
 
 @pytest.mark.parametrize("failure", ["503", "lost", "half"])

@@ -118,7 +118,7 @@ def test_training_gets_through_failed_requests_and_an_outage_of_half_a_minute(
     monkeypatch.setenv("S3_ENDPOINT_URL", proxy.address)
     assert p2p_convert([str(many_shards), f"s3://{BUCKET}/many"]) == 0
     folder = tmp_path / "run"
-    remote = [f"data.train=s3://{BUCKET}/many/train", "data.cache_limit=1mb", f"save_folder={store.url}-outage"]
+    remote = [f"data.train=s3://{BUCKET}/many/train", "data.cache_limit=1200kb", f"save_folder={store.url}-outage"]
     environment = s3.environment | {"S3_ENDPOINT_URL": proxy.address}
     run = zygote.start(small_run(folder, *options, *remote), tmp_path / "log", environment=environment)
     run.wait_until(lambda: 4 in read_metrics(folder))
