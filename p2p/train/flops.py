@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,6 +227,59 @@ def saved_bytes(module: nn.Module, forward: Callable[[], object]) -> float:
     return float(sum(storage.nbytes() for storage in saved.values()))
 
 
+# ------------------------------------------------------------------ the loader
+
+
+@dataclass(frozen=True)
+class Loader:
+    """What loading costs: frames that a core prepares a second, stored bytes per frame, frames of the data set."""
+
+    frames_per_core_s: float = 1921.0
+    bytes_per_frame: float = 3920.0
+    dataset_frames: float = 5e8
+
+    def __post_init__(self) -> None:
+        if min(self.frames_per_core_s, self.bytes_per_frame, self.dataset_frames) <= 0:
+            raise ValueError(
+                f"--loader-rate {self.frames_per_core_s}, --frame-bytes {self.bytes_per_frame}, "
+                f"--dataset-frames {self.dataset_frames}: write positive numbers"
+            )
+
+
+def loader_needs(recipe: Recipe, num_gpus: int, frames_per_s: float, loader: Loader) -> list[str]:
+    """What it takes to feed `frames_per_s`: cores, workers, network, cache, memory for what is prepared ahead.
+
+    As much is prepared ahead as the trainer asks for: `prefetch_factor` batches by each worker, uint8 frames.
+    """
+    config, data = recipe.policy, recipe.data
+    cores = frames_per_s / loader.frames_per_core_s
+    workers = math.ceil(cores / num_gpus)
+    pixels = 3 * config.frame_height * config.frame_width
+    batch = recipe.global_batch / num_gpus * config.num_timesteps * pixels
+    epoch_h = loader.dataset_frames / frames_per_s / 3600
+    rows = [
+        ("cores for loading", f"{cores:,.1f}", f"at {loader.frames_per_core_s:,.0f} frames/s each"),
+        ("data.num_workers", f"{workers}", f"for each of the {num_gpus} training processes"),
+        ("MB/s from the store", f"{frames_per_s * loader.bytes_per_frame / 1e6:,.0f}", "while the cache fills"),
+        (
+            "GB of cache",
+            f"{loader.dataset_frames * loader.bytes_per_frame / 1e9:,.0f}",
+            f"for {loader.dataset_frames:,.0f} frames of {loader.bytes_per_frame:,.0f} bytes, "
+            f"{epoch_h:,.1f} hours an epoch",
+        ),
+        (
+            "GB of shared memory",
+            f"{num_gpus * workers * data.prefetch_factor * batch / 1e9:,.0f}",
+            f"for {data.prefetch_factor} batches ahead of each worker",
+        ),
+        ("MB/s to each GPU", f"{frames_per_s / num_gpus * pixels / 1e6:,.0f}", "of uint8 frames"),
+    ]
+    return [
+        f"to feed {num_gpus} GPUs with {frames_per_s:,.0f} frames/s:",
+        *(f"  {what:<20}{number:>10}  {detail}" for what, number, detail in rows),
+    ]
+
+
 # ------------------------------------------------------------------ the command
 
 
@@ -236,6 +290,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpu", default="H100", help=f"peak of: {', '.join(PEAK_FLOPS)} (H100)")
     parser.add_argument("--mfu", type=float, default=0.4, help="utilisation to reckon with (0.4)")
     parser.add_argument("--frames", type=float, default=None, help="frames to train on (default: those of the recipe)")
+    parser.add_argument(
+        "--loader-rate",
+        type=float,
+        default=Loader.frames_per_core_s,
+        metavar="FRAMES",
+        help="frames that one core loads a second (1921, measured: docs/benchmarks.md)",
+    )
+    parser.add_argument(
+        "--frame-bytes",
+        type=float,
+        default=Loader.bytes_per_frame,
+        metavar="BYTES",
+        help="stored bytes a frame (3920, measured: docs/benchmarks.md)",
+    )
+    parser.add_argument(
+        "--dataset-frames",
+        type=float,
+        default=Loader.dataset_frames,
+        metavar="FRAMES",
+        help="frames of data.train (5e8)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -246,7 +321,16 @@ def run(args: argparse.Namespace) -> int:
     if not 0 < args.mfu <= 1 or args.gpus < 1:
         raise ValueError(f"--mfu {args.mfu} must be in (0, 1], --gpus {args.gpus} at least 1")
     print("\n".join(describe(recipe, args.gpus, peak, args.mfu, args.frames)))
+    rate = frames_per_second(recipe, peak * args.gpus * args.mfu)
+    loader = Loader(args.loader_rate, args.frame_bytes, args.dataset_frames)
+    print("\n".join(["", *loader_needs(recipe, args.gpus, rate, loader)]))
     return 0
+
+
+def frames_per_second(recipe: Recipe, flops_per_second: float) -> float:
+    """How many frames training takes in."""
+    cost = step_cost(recipe, 1)
+    return cost.frames * flops_per_second / cost.flops
 
 
 def describe(recipe: Recipe, num_gpus: int, peak: float, mfu: float, num_frames: float | None) -> list[str]:

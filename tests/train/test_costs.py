@@ -92,6 +92,15 @@ def test_the_command_prints_counts_and_hours(repository: Path, capsys: pytest.Ca
     assert "transformer            1,107,836,928" in out
     assert "500,000,000 frames (as given) = 6,944 hours of play, 6,000,000,000 tokens, 62,500 updates" in out
     assert "4.2 hours at 40% of 8 x 989 TFLOP/s" in out
+    assert "to feed 8 GPUs with 32,838 frames/s:" in out
+    given = ["--loader-rate", "1000", "--frame-bytes", "2000", "--dataset-frames", "3.3e6"]
+    assert p2p(["flops", recipe, "--mfu", "0.4", *given]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[-6:]]
+    numbers = [next(float(word.replace(",", "")) for word in row if word[0].isdigit()) for row in rows]
+    batch = 40 / 8 * 200 * 3 * 192 * 192  # chunks of a process, steps, bytes of a frame
+    assert numbers == [32.8, 5, 66, 7, round(8 * 5 * 2 * batch / 1e9), round(32838 / 8 * 3 * 192 * 192 / 1e6)]
+    assert p2p(["flops", recipe, "--loader-rate", "0"]) == 2
+    assert "--loader-rate 0.0" in capsys.readouterr().err
     assert p2p(["flops", recipe, "--gpu", "abacus"]) == 2
     assert "--gpu 'abacus' is not known; choose one of" in capsys.readouterr().err
 
