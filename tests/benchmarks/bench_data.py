@@ -67,8 +67,8 @@ def events_annotation(num_frames: int) -> VideoAnnotation:
     return made
 
 
-def make_raw(root: Path, num_recordings: int, num_frames: int, gop: int) -> Path:
-    video = video_bytes(num_frames, gop=gop, size=192, preset="veryfast", crf="17")
+def make_raw(root: Path, num_recordings: int, num_frames: int, gop: int, crf: str = "17") -> Path:
+    video = video_bytes(num_frames, gop=gop, size=192, preset="veryfast", crf=crf)
     made = events_annotation(num_frames)
     for number in range(num_recordings):
         write_recording(root / f"rec_{number:04}", video, made)
