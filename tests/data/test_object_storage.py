@@ -115,14 +115,16 @@ def test_a_store_that_takes_requests_and_never_answers_is_asked_again(
     assert contents(samples) == contents(read_all(open_dataset(local / "train")))
 
 
-def test_every_loader_process_has_connections_of_its_own(raw: Path, quiet_proxy: FaultyProxy, tmp_path: Path) -> None:
+def test_a_loader_process_does_not_use_the_connection_it_was_forked_with(
+    raw: Path, quiet_proxy: FaultyProxy, tmp_path: Path
+) -> None:
     address = f"s3://{BUCKET}/connections"
     convert([raw], address, OPTIONS)
     dataset = open_dataset(tmp_path, local=str(tmp_path), remote=f"{address}/train")  # fetches the index
     before = quiet_proxy.num_connections
     assert before > 0
-    read_all(dataset, num_workers=2)
-    assert quiet_proxy.num_connections >= before + 2
+    read_all(dataset, num_workers=2)  # one worker may have fetched all shards before the other looked
+    assert quiet_proxy.num_connections > before
 
 
 @pytest.mark.parametrize("failure", ["503", "lost", "half"])
