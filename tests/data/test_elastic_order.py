@@ -39,7 +39,8 @@ def epoch(stream: Path, world: int, num_workers: int, state: dict[str, Any] | No
                 _be_rank(stream, rank, world, num_workers, state, folder)
                 status = 0
             finally:
-                traceback.print_exc()
+                if status:
+                    traceback.print_exc()
                 os._exit(status)
         children.append(pid)
     assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * world
