@@ -168,15 +168,16 @@ class _Patience:
             return None
         now = time.monotonic()
         memory = request_dict["context"].setdefault("p2p_patience", {"first": now, "reported": False})
-        pause_s = min(_FIRST_PAUSE_S * 2 ** min(attempts - 1, 20), _LONGEST_PAUSE_S) * random.uniform(0.5, 1)
-        if now + pause_s - memory["first"] > self.patience_s:
+        left_s = memory["first"] + self.patience_s - now
+        if left_s <= 0:
             return None
+        pause_s = min(_FIRST_PAUSE_S * 2 ** min(attempts - 1, 20), _LONGEST_PAUSE_S) * random.uniform(0.5, 1)
         if not memory["reported"] and now - memory["first"] > _REPORTED_AFTER_S:
             memory["reported"] = True
             reason = caught_exception or f"HTTP status {response[0].status_code}"
             name = f"{operation.name} {request_dict['url'].partition('?')[0]}"
             logger.warning("%s: %s; trying again for %.0f s altogether", name, reason, self.patience_s)
-        return pause_s
+        return min(pause_s, left_s)
 
 
 def _passes(response: Any, caught_exception: Any) -> bool:

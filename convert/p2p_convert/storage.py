@@ -22,6 +22,7 @@ from p2p_convert.files import write_file
 LOCK = ".convert/lock"
 # A lock is stale when nobody renewed it for longer than its owner may have to wait for the store.
 _LOCK_RENEWED_S, _LOCK_STALE_S = 20.0, 3 * PATIENCE_S
+_RELEASE_PATIENCE_S = 5.0  # for giving a lock back when the conversion has failed
 
 
 class Store(Protocol):
@@ -106,11 +107,16 @@ class S3Store:
         renewal = threading.Thread(target=self._renew, args=(me, stop), daemon=True)
         renewal.start()
         try:
-            yield
-        finally:
-            stop.set()
-            renewal.join()
-            self._objects.delete([LOCK])
+            try:
+                yield
+            finally:
+                stop.set()
+                renewal.join()
+        except BaseException:  # says more than a lock that cannot be given back; nobody renews it, so it grows stale
+            with contextlib.suppress(ValueError, OSError):
+                ObjectFolder(self.address, patience_s=_RELEASE_PATIENCE_S).delete([LOCK])
+            raise
+        self._objects.delete([LOCK])
 
     def _take_lock(self, me: dict[str, Any]) -> None:
         for _ in range(3):

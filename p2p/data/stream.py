@@ -226,7 +226,7 @@ class GameplayStream(Stream):
         return local
 
     def _retry(self, download: Callable[[], None], remote: str) -> None:
-        """Try until it succeeds, fails for good, or `give_up_after_s` is over."""
+        """Try until it succeeds, fails for good, or `give_up_after_s` is over; a client of S3 may use it up alone."""
         deadline = time.monotonic() + self.give_up_after_s
         pause_s = _FIRST_PAUSE_S
         while True:

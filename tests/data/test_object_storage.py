@@ -12,7 +12,7 @@ import pytest
 
 from p2p import object_storage
 from p2p.data import ShardError
-from p2p.object_storage import ObjectFolder, StorageError
+from p2p.object_storage import PATIENCE_S, ObjectFolder, StorageError
 from p2p_convert.plan import Options
 from p2p_convert.run import convert
 from p2p_convert.storage import open_store
@@ -125,6 +125,31 @@ def test_a_loader_process_does_not_use_the_connection_it_was_forked_with(
     assert before > 0
     read_all(dataset, num_workers=2)  # one worker may have fetched all shards before the other looked
     assert quiet_proxy.num_connections > before
+
+
+def test_a_lock_that_cannot_be_given_back_does_not_hide_why_the_work_ended(quiet_proxy: FaultyProxy) -> None:
+    def work() -> None:
+        with open_store(f"s3://{BUCKET}/locked").locked():
+            quiet_proxy.outage(1e6)
+            raise RuntimeError("of the work")
+
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match="of the work"):
+        work()
+    assert time.monotonic() - began < PATIENCE_S / 2
+
+
+def test_a_store_that_is_gone_is_waited_for_once(
+    raw: Path, quiet_proxy: FaultyProxy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not by the client of S3, and then all over again by the stream around it."""
+    address = f"s3://{BUCKET}/gone"
+    convert([raw], address, OPTIONS)
+    dataset = open_dataset(tmp_path, local=str(tmp_path), remote=f"{address}/train", give_up_after_s=2.0)
+    quiet_proxy.outage(1e6)
+    with pytest.raises(ShardError, match="Could not connect"):
+        read_all(dataset)
+    assert [record.getMessage() for record in caplog.records if record.name == "p2p.data.stream"] == []
 
 
 @pytest.mark.parametrize("failure", ["503", "lost", "half"])
