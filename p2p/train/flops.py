@@ -234,7 +234,7 @@ def saved_bytes(module: nn.Module, forward: Callable[[], object]) -> float:
 class Loader:
     """What loading costs: frames that a core prepares a second, stored bytes per frame, frames of the data set."""
 
-    frames_per_core_s: float = 1921.0
+    frames_per_core_s: float = 2022.0
     bytes_per_frame: float = 3920.0
     dataset_frames: float = 5e8
 
@@ -295,7 +295,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=Loader.frames_per_core_s,
         metavar="FRAMES",
-        help="frames that one core loads a second (1921, measured: docs/benchmarks.md)",
+        help="frames that one core loads a second (2022, measured: docs/benchmarks.md)",
     )
     parser.add_argument(
         "--frame-bytes",

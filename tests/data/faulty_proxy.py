@@ -72,6 +72,7 @@ class FaultyProxy:
         """Until the outage is over; the port stays bound, so that nobody else gets it."""
         if kind == REFUSE:
             self._server.shutdown()
+            self._server.socket.shutdown(socket.SHUT_RDWR)  # also the copies that forked processes hold
             self._server.socket.close()
             self._server.socket = socket.socket()
             self._server.server_bind()
