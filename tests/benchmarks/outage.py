@@ -110,6 +110,15 @@ CLIENTS = {
 }
 
 
+DONE = {
+    "convert": "the bytes of an undisturbed conversion",
+    "load": "the chunks of the local shards, each once",
+    "checkpoint": "came back as it was",
+    "validate": "listed and fetched",
+    "train": "all updates",
+}
+
+
 def one_client(name: str, kind: str, seconds: float, root: Path) -> None:
     """Run a client in this process and print what came of it."""
     logging.getLogger("p2p").addHandler(logging.NullHandler())
@@ -125,7 +134,7 @@ def one_client(name: str, kind: str, seconds: float, root: Path) -> None:
 
     try:
         CLIENTS[name](folder, folder.name, begin)
-        result = "done, equal to an undisturbed one"
+        result = f"done: {DONE[name]}"
     except Exception as error:  # noqa: BLE001 (whatever it was is what came of it)
         result = f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
     took_s = time.monotonic() - began[0] if began else 0.0
