@@ -11,7 +11,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from p2p.actions import Action, ActionSpace, encode_buttons, encode_keys, mouse_x_bins, mouse_y_bins
+from p2p.actions import Action
 from p2p.proto import video_annotation_pb2 as messages
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ VIDEO_FILE = "192x192.mp4"
 FRAME_RATE_HZ = 20
 TEXT_ANNOTATOR = "p2p"
 TEXT_TOKENIZER = "gemma"
+USER, SYSTEM, UNKNOWN = "user", "system", "unknown"  # whose an action is
 
 
 # ------------------------------------------------------------------ reading
@@ -76,64 +77,14 @@ def write_annotation(annotation: messages.VideoAnnotation, path: Path) -> None:
     os.replace(temporary, path)
 
 
-@dataclass(frozen=True)
-class Steps:
-    """The actions of a recording of n frames; row i is annotation i (row 0 is never a step's action).
-
-    `unknown` counts the foreign names of keys and buttons that were dropped ("key NAME", "button NAME").
-    """
-
-    actions: NDArray[np.int64]  # [n, A]
-    user_mask: NDArray[np.bool_]  # [n], the row is a person's action
-    system_mask: NDArray[np.bool_]  # [n], the row is a model's action; never where user_mask is
-    unknown: Counter[str] = field(default_factory=Counter)
-
-
-def step_actions(annotation: messages.VideoAnnotation, num_frames: int, space: ActionSpace) -> Steps:
-    """Ids and masks of the annotations 0 .. num_frames - 1.
-
-    The system's action counts if it is known, else the user's if it is known; rows with neither, and rows past
-    the end of the annotations, hold the ids of nothing with both masks false.
-    """
-    actions = np.tile(space.nothing, (num_frames, 1))
-    user_mask = np.zeros(num_frames, dtype=np.bool_)
-    system_mask = np.zeros(num_frames, dtype=np.bool_)
-    motion = np.zeros((num_frames, 2), dtype=np.float64)
-    names = _NameEncoder(space)
-    for index, frame in enumerate(annotation.frame_annotations[:num_frames]):
-        if frame.HasField("system_action") and frame.system_action.is_known:
-            action, mask = frame.system_action, system_mask
-        elif frame.HasField("user_action") and frame.user_action.is_known:
-            action, mask = frame.user_action, user_mask
-        else:
-            continue
-        mask[index] = True
-        mouse = action.mouse
-        actions[index, : space.mouse_x_slot] = names.encode(tuple(action.keyboard.keys), tuple(mouse.buttons_down))
-        motion[index] = mouse.mouse_delta_px.x, mouse.mouse_delta_px.y
-    actions[:, space.mouse_x_slot] = mouse_x_bins(motion[:, 0])
-    actions[:, space.mouse_y_slot] = mouse_y_bins(motion[:, 1])
-    return Steps(actions, user_mask, system_mask, names.unknown)
-
-
-class _NameEncoder:
-    """Ids of key and button names with a memory: few combinations occur in one recording."""
-
-    def __init__(self, space: ActionSpace) -> None:
-        self._space = space
-        self._seen: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[list[int], Counter[str]]] = {}
-        self.unknown: Counter[str] = Counter()
-
-    def encode(self, keys: tuple[str, ...], buttons: tuple[str, ...]) -> list[int]:
-        if (keys, buttons) not in self._seen:
-            unknown: Counter[str] = Counter()
-            ids = encode_keys(keys, self._space.max_keys, unknown)
-            ids += encode_buttons(buttons, self._space.max_mouse_buttons, unknown)
-            self._seen[keys, buttons] = (ids, unknown)
-        ids, unknown = self._seen[keys, buttons]
-        if unknown:
-            self.unknown.update(unknown)
-        return ids
+def executed_action(frame: messages.FrameAnnotation) -> tuple[Action | None, str]:
+    """The action that was executed, and whose it was: SYSTEM's if it is known, else USER's, else none (UNKNOWN)."""
+    for message, who in ((frame.system_action, SYSTEM), (frame.user_action, USER)):
+        if message.is_known:
+            delta = message.mouse.mouse_delta_px
+            buttons = tuple(sorted(set(message.mouse.buttons_down)))
+            return Action(tuple(sorted(set(message.keyboard.keys))), buttons, int(delta.x), int(delta.y)), who
+    return None, UNKNOWN
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2p.actions import BUTTON_NAMES, KEY_NAMES, Action, ActionSpace
-from p2p.recording import ANNOTATION_FILE, FRAME_RATE_HZ, TEXT_TOKENIZER, VIDEO_FILE, read_annotation, read_frames
+from p2p.recording import (
+    ANNOTATION_FILE,
+    FRAME_RATE_HZ,
+    SYSTEM,
+    TEXT_TOKENIZER,
+    UNKNOWN,
+    USER,
+    VIDEO_FILE,
+    executed_action,
+    read_annotation,
+    read_frames,
+)
 
 if TYPE_CHECKING:
     from p2p.model import Policy
 
 SHOWN_SIZE = (192, 192)
-USER, SYSTEM, UNKNOWN = "user", "system", "unknown"
 
 
 @dataclass(frozen=True)
@@ -89,7 +99,7 @@ def _clip_of_recording(folder: Path, start: int, num_frames: int, tokenizer: str
     if not frames:
         raise ValueError(f"{videos[0]}: no frame from number {start} on")
     followed = annotation.frame_annotations[start + 1 : start + 1 + len(frames)]
-    made = [_action_of(frame) for frame in followed] + [(None, UNKNOWN)] * (len(frames) - len(followed))
+    made = [executed_action(frame) for frame in followed] + [(None, UNKNOWN)] * (len(frames) - len(followed))
     texts, embeddings = _texts(annotation, start, len(frames), tokenizer)
     game = annotation.metadata.env.env
     return Clip(
@@ -101,16 +111,6 @@ def _clip_of_recording(folder: Path, start: int, num_frames: int, tokenizer: str
         embeddings=embeddings,
         start=start,
     )
-
-
-def _action_of(frame: Any) -> tuple[Action | None, str]:
-    """The executed action of a frame annotation, and whose it is."""
-    for message, who in ((frame.system_action, SYSTEM), (frame.user_action, USER)):
-        if message.is_known:
-            delta = message.mouse.mouse_delta_px
-            buttons = tuple(sorted(set(message.mouse.buttons_down)))
-            return Action(tuple(sorted(set(message.keyboard.keys))), buttons, int(delta.x), int(delta.y)), who
-    return None, UNKNOWN
 
 
 def _texts(

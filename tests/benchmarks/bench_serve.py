@@ -15,13 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from original_procedure import OriginalProcedure
 
-from p2p.actions import ActionSpace
+from p2p.actions import Action, ActionSpace
 from p2p.config import PolicyConfig, SamplingConfig
 from p2p.data.resize import resize
 from p2p.model.cache import Player
@@ -88,20 +89,20 @@ def one_engine_step(
     return observed + time.perf_counter() - started, decoded.num_passes
 
 
-def slots_repeated(recordings: Path) -> np.ndarray:  # type: ignore[type-arg]
+def slots_repeated(recordings: Path) -> NDArray[np.int64]:
     """For each recorded step, how many slots from the first on equal those of the step before (8: all)."""
-    from p2p.recording import read_annotation, step_actions
+    from p2p.recording import executed_action, read_annotation
 
     files = sorted(recordings.glob("*/annotation.proto"))
     if not files:
         print(f"no recordings in {recordings} (`make demo` makes some, --recordings names others): no guess is right")
         return np.zeros(1, dtype=np.int64)
-    lengths = []
+    lengths, space = [], ActionSpace()
     for file in files:
-        annotation = read_annotation(file)
-        steps = step_actions(annotation, len(annotation.frame_annotations), ActionSpace())
-        known = steps.user_mask | steps.system_mask
-        equal = (steps.actions[1:] == steps.actions[:-1])[known[1:] & known[:-1]]
+        actions = [executed_action(frame)[0] for frame in read_annotation(file).frame_annotations]
+        known = np.array([action is not None for action in actions])
+        ids = np.stack([space.encode_action(action or Action()) for action in actions])
+        equal = (ids[1:] == ids[:-1])[known[1:] & known[:-1]]
         lengths.append(np.where(equal.all(1), equal.shape[1], equal.argmin(1)))
     return np.concatenate(lengths)
 

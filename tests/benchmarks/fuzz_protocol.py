@@ -40,7 +40,7 @@ from p2p.protocol import (  # noqa: E402
     parse_action,
     parse_frame,
 )
-from p2p.recording import action_message, parse_annotation, step_actions, text_spans  # noqa: E402
+from p2p.recording import action_message, executed_action, parse_annotation, text_spans  # noqa: E402
 from p2p_serve.players import EchoPlayer  # noqa: E402
 from tests.serve.live import Client, connect, serving, wait_until  # noqa: E402
 
@@ -164,7 +164,8 @@ def _as_frame(payload: bytes) -> None:
 
 def _as_annotation(payload: bytes) -> None:
     annotation = parse_annotation(payload, "fuzz")
-    step_actions(annotation, 5, SPACE)
+    for frame in annotation.frame_annotations:
+        executed_action(frame)
     text_spans(annotation, ["v", ""])
 
 

@@ -1,4 +1,4 @@
-"""Raw recordings: the reference's steps, a writer whose folders are whole or absent, and dirty input."""
+"""Raw recordings: the reference's actions, a writer whose folders are whole or absent, and dirty input."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from p2p.actions import Action, ActionSpace
 from p2p.proto import video_annotation_pb2 as messages
 from p2p.recording import (
     ANNOTATION_FILE,
+    SYSTEM,
+    UNKNOWN,
+    USER,
     VIDEO_FILE,
     RecordingWriter,
     action_message,
+    executed_action,
     parse_annotation,
     read_annotation,
     read_frames,
-    step_actions,
     text_spans,
     write_annotation,
 )
@@ -36,60 +39,36 @@ def pictures(num_frames: int, size: tuple[int, int] = (192, 192)) -> list[np.nda
 
 
 @pytest.mark.parametrize("name", ["rec_a", "rec_b", "rec_c"])
-def test_steps_equal_the_reference(shared_fixtures: Path, name: str) -> None:
+def test_executed_actions_equal_the_reference(shared_fixtures: Path, name: str) -> None:
     folder = shared_fixtures / "data_case" / "dataset" / name
-    num_frames = sum(1 for _ in read_frames(folder / VIDEO_FILE))
-    steps = step_actions(read_annotation(folder), num_frames, SPACE)
+    executed = [executed_action(frame) for frame in read_annotation(folder).frame_annotations]
     compared = 0
     with np.load(shared_fixtures / "data_case" / "expected.npz") as expected:
         chunks = [key.removesuffix("/start_frame") for key in expected.files if key.endswith("/start_frame")]
         for chunk in (chunk for chunk in chunks if chunk.startswith(name + "/")):
-            valid = expected[f"{chunk}/valid_frame_mask"]
-            rows = int(expected[f"{chunk}/start_frame"]) + 1 + np.nonzero(valid)[0]
-            user, system = (expected[f"{chunk}/{who}_action_mask"][valid] for who in ("user", "system"))
-            np.testing.assert_array_equal(steps.user_mask[rows], user)
-            np.testing.assert_array_equal(steps.system_mask[rows], system)
-            known = user | system
-            ids = np.concatenate([expected[f"{chunk}/{head}"][valid] for head in HEADS], axis=1)
-            np.testing.assert_array_equal(steps.actions[rows][known], ids[known])
-            compared += int(known.sum())
+            begin = int(expected[f"{chunk}/start_frame"]) + 1
+            for row in np.nonzero(expected[f"{chunk}/valid_frame_mask"])[0].tolist():
+                action, who = executed[begin + row] if begin + row < len(executed) else (None, UNKNOWN)
+                for maker in (USER, SYSTEM):
+                    assert expected[f"{chunk}/{maker}_action_mask"][row] == (who == maker)
+                if action is not None:
+                    ids = np.concatenate([expected[f"{chunk}/{head}"][row] for head in HEADS])
+                    np.testing.assert_array_equal(SPACE.encode_action(action), ids)
+                    compared += 1
     assert compared > 0
 
 
-def test_an_unknown_action_is_nothing_and_masked_whatever_it_holds() -> None:
-    annotation = messages.VideoAnnotation()
-    hidden = action_message(Action(("w",), ("0",), 9, 9))
-    hidden.is_known = False
-    annotation.frame_annotations.add().user_action.CopyFrom(hidden)
-    steps = step_actions(annotation, 3, SPACE)
-    assert not steps.user_mask.any()
-    assert not steps.system_mask.any()
-    np.testing.assert_array_equal(steps.actions, np.tile(SPACE.nothing, (3, 1)))
+def test_an_unknown_action_is_none_whatever_it_holds() -> None:
+    frame = messages.FrameAnnotation(user_action=action_message(Action(("w",), ("0",), 9, 9)))
+    frame.user_action.is_known = False
+    assert executed_action(frame) == executed_action(messages.FrameAnnotation()) == (None, UNKNOWN)
 
 
 def test_of_two_known_actions_the_systems_was_executed() -> None:
-    annotation = messages.VideoAnnotation()
-    frame = annotation.frame_annotations.add()
-    frame.user_action.CopyFrom(action_message(Action(("w",))))
-    frame.system_action.CopyFrom(action_message(Action(("s",))))
-    steps = step_actions(annotation, 1, SPACE)
-    assert (steps.user_mask[0], steps.system_mask[0]) == (False, True)
-    assert SPACE.decode(steps.actions[0]) == Action(("s",))
-
-
-def test_more_and_fewer_annotations_than_frames() -> None:
-    annotation = messages.VideoAnnotation()
-    for _ in range(5):
-        annotation.frame_annotations.add().user_action.CopyFrom(action_message(Action(("w",))))
-    assert step_actions(annotation, 3, SPACE).user_mask.tolist() == [True] * 3
-    assert step_actions(annotation, 7, SPACE).user_mask.tolist() == [True] * 5 + [False] * 2
-
-
-def test_foreign_names_are_counted_on_every_frame_and_reported_once_a_name() -> None:
-    annotation = messages.VideoAnnotation()
-    for keys in (["Foo"], ["Foo", "w"], ["Foo"]):
-        annotation.frame_annotations.add().user_action.CopyFrom(action_message(Action(tuple(keys))))
-    assert step_actions(annotation, 3, SPACE).unknown == {"key Foo": 3}
+    frame = messages.FrameAnnotation(
+        user_action=action_message(Action(("w",))), system_action=action_message(Action(("s",)))
+    )
+    assert executed_action(frame) == (Action(("s",)), SYSTEM)
 
 
 class TestWriter:
@@ -103,14 +82,9 @@ class TestWriter:
         assert (annotation.metadata.id, annotation.metadata.env.env) == ("id-1", "doom")
         assert annotation.metadata.frames_per_second == 20
         assert len(annotation.frame_annotations) == 30
-        steps = step_actions(annotation, 30, SPACE)
-        assert not steps.user_mask[0]
-        assert not steps.system_mask[0]
-        for index in range(29):
-            assert steps.user_mask[index + 1] == (user[index] is not None)
-            assert steps.system_mask[index + 1] == (user[index] is None)
-            expected = user[index] or Action(("s",))
-            assert steps.actions[index + 1].tolist() == SPACE.encode_action(expected).tolist()
+        executed = [executed_action(frame) for frame in annotation.frame_annotations]
+        assert executed[0] == (None, UNKNOWN)
+        assert executed[1:] == [(Action(("s",)), SYSTEM) if a is None else (a, USER) for a in user[:-1]]
         decoded = list(read_frames(tmp_path / "r" / VIDEO_FILE))
         assert len(decoded) == 30
         errors = [np.abs(a.astype(int) - b.astype(int)).mean() for a, b in zip(frames, decoded, strict=True)]
@@ -242,8 +216,8 @@ class TestDirtyFiles:
             annotation = parse_annotation(content, "x")
         except ValueError:
             return
-        steps = step_actions(annotation, 10, SPACE)
-        assert steps.actions.shape == (10, 8)
+        for frame in annotation.frame_annotations:
+            assert executed_action(frame)[1] in (USER, SYSTEM, UNKNOWN)
         text_spans(annotation, [""])
 
     @pytest.mark.parametrize("keep", [0, 100, 5000])
