@@ -216,7 +216,7 @@ def _explained(where: str) -> Iterator[None]:
     """Turn what boto3 raises into StorageError and FileNotFoundError."""
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
-    from s3transfer.exceptions import RetriesExceededError  # type: ignore[import-untyped]
+    from s3transfer.exceptions import RetriesExceededError
 
     try:
         yield

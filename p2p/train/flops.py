@@ -295,21 +295,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=Loader.frames_per_core_s,
         metavar="FRAMES",
-        help="frames that one core loads a second (2022, measured: docs/benchmarks.md)",
+        help="frames that one core loads a second (%(default)g, measured: docs/benchmarks.md)",
     )
     parser.add_argument(
         "--frame-bytes",
         type=float,
         default=Loader.bytes_per_frame,
         metavar="BYTES",
-        help="stored bytes a frame (3920, measured: docs/benchmarks.md)",
+        help="stored bytes a frame (%(default)g, measured: docs/benchmarks.md)",
     )
     parser.add_argument(
         "--dataset-frames",
         type=float,
         default=Loader.dataset_frames,
         metavar="FRAMES",
-        help="frames of data.train (5e8)",
+        help="frames of data.train (%(default)g)",
     )
 
 

@@ -208,7 +208,7 @@ def test_a_person_s_play_is_recorded(screen: str, tmp_path: Path, monkeypatch: p
     annotation = read_annotation(folder)
     (span,) = text_spans(annotation, ["p2p"], "minilm")
     assert (span.index, span.instruction) == (1, told.text)
-    assert np.array_equal(span.embedding, told.embedding)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(span.embedding, told.embedding)
     frames = annotation.frame_annotations[1:]
     assert all(frame.user_action.is_known and not frame.system_action.is_known for frame in frames)
     assert [tuple(frame.user_action.keyboard.keys) for frame in frames[1:]] == [("w",)] * (len(frames) - 1)
