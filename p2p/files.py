@@ -1,0 +1,193 @@
+"""Files and folders that appear under their name when they are complete, and places that have one owner.
+
+A temporary name is random and made exclusively, so that two processes never share one, and whoever finds one can tell
+by its lock whether its owner lives. A lock is a kernel's (flock): it ends with its process, however that ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, BinaryIO
+
+_BUFFER_BYTES = 1 << 20  # many small pieces become few writes
+_TEMPORARY = ".partial"
+
+
+class InUse(ValueError):  # noqa: N818  a verdict on a place
+    """A place that another process owns; the message names the place and, where known, the process."""
+
+
+def temporary_path(path: Path) -> Path:
+    """A new random name beside `path`: hidden, and ending in .partial."""
+    return path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}{_TEMPORARY}")
+
+
+@contextlib.contextmanager
+def new_file(path: Path | str) -> Iterator[BinaryIO]:
+    """A file to write, which replaces `path` when the block ends well and vanishes when it does not.
+
+    Raises:
+        OSError: when it cannot be written; `filename` is the final name.
+    """
+    path = Path(path)
+    temporary = temporary_path(path)
+    try:
+        try:
+            with open(temporary, "xb", buffering=_BUFFER_BYTES) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync(path.parent)
+    except OSError as error:
+        if error.filename in (None, str(temporary)):
+            error.filename = str(path)
+        raise
+
+
+def write_file(path: Path | str, *pieces: bytes | memoryview) -> None:
+    """Write beside, sync, rename.
+
+    Raises:
+        OSError: as `new_file`.
+    """
+    with new_file(path) as file:
+        file.writelines(pieces)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path | str) -> Iterator[Path]:
+    """A folder to fill, which becomes `path` when the block ends well (in place of an older folder of that name)
+    and vanishes when it does not. Files in it are synced; folders in it are not looked into.
+
+    Raises:
+        OSError: when it cannot be written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_path(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            if file.is_file():
+                sync(file)
+        sync(temporary)
+        if path.is_dir():
+            aside = temporary_path(path)
+            os.rename(path, aside)
+            os.rename(temporary, path)
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            os.rename(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Have a file or the entries of a folder on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ------------------------------------------------------------------ one owner
+
+
+@contextlib.contextmanager
+def owned(lock: Path | str, what: str, advice: str = "wait for it, or name another place") -> Iterator[None]:
+    """Hold a lock file alone for as long as the block runs; `what` names the place in the error.
+
+    The file stays: to remove it would let two processes hold two files of one name.
+
+    Raises:
+        InUse: when another process holds it. OSError: when the file cannot be made.
+    """
+    file = take(lock, what, advice)
+    try:
+        yield
+    finally:
+        file.close()
+
+
+def take(lock: Path | str, what: str, advice: str = "wait for it, or name another place") -> IO[bytes]:
+    """As `owned`, until the returned file is closed or the process ends. A child that is forked does not hold it.
+
+    Raises:
+        InUse, OSError: as `owned`.
+    """
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    file = os.fdopen(descriptor, "r+b", buffering=0)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = file.read(20).decode("ascii", "replace").strip()
+        file.close()
+        process = f" (process {owner})" if owner.isdigit() else ""
+        raise InUse(f"{what}: another process{process} is using it; {advice}") from None
+    except BaseException:
+        file.close()
+        raise
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n".encode())
+    _held.add(file)
+    return file
+
+
+_held: weakref.WeakSet[IO[bytes]] = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    """In a forked child: it would keep the place taken after its parent was killed."""
+    for file in list(_held):
+        file.close()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+def runtime_folder() -> Path:
+    """This user's own folder for locks and sockets, which nobody else may enter.
+
+    XDG_RUNTIME_DIR where it is set and ours, else p2p-UID in the folder for temporary files.
+
+    Raises:
+        ValueError: when that name is taken by something that is not ours alone.
+    """
+    named = os.environ.get("XDG_RUNTIME_DIR")
+    if named and _is_ours_alone(Path(named)):
+        return Path(named)
+    folder = Path(tempfile.gettempdir()) / f"p2p-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    if not _is_ours_alone(folder):
+        raise ValueError(
+            f"{folder}: exists and is not this user's alone; remove it, or set XDG_RUNTIME_DIR to a folder of mode 700"
+        )
+    return folder
+
+
+def _is_ours_alone(folder: Path) -> bool:
+    try:
+        found = os.lstat(folder)
+    except OSError:
+        return False
+    return (
+        os.path.isdir(folder)
+        and not os.path.islink(folder)
+        and found.st_uid == os.getuid()
+        and not found.st_mode & 0o077
+    )

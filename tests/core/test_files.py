@@ -1,0 +1,86 @@
+"""Files that appear complete, and places that have one owner, also when processes are killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from p2p.files import InUse, new_file, new_folder, owned, runtime_folder, take, write_file
+
+
+def break_off(path: Path) -> None:
+    with new_file(path) as file:
+        file.write(b"new")
+        raise RuntimeError
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_file(path, b"old")
+    with pytest.raises(RuntimeError):
+        break_off(path)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_an_error_names_the_final_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="missing/file"):
+        write_file(tmp_path / "missing" / "file", b"")
+
+
+def test_a_folder_replaces_an_older_one_when_it_is_complete(tmp_path: Path) -> None:
+    for content in ("old", "new"):
+        with new_folder(tmp_path / "it") as folder:
+            (folder / content).write_text(content)
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "it") as folder:
+        raise RuntimeError
+    assert os.listdir(tmp_path) == ["it"]
+    assert os.listdir(tmp_path / "it") == ["new"]
+
+
+def test_a_place_has_one_owner_and_a_killed_one_gives_it_back(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    code = f"from p2p.files import take; f = take({str(lock)!r}, 'x'); print('has it', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(InUse, match=rf"the run folder: another process \(process {other.pid}\) is using it"):
+            take(lock, "the run folder")
+        os.kill(other.pid, signal.SIGKILL)
+        other.wait()
+    with owned(lock, "the run folder"):
+        pass
+
+
+def test_a_forked_child_does_not_hold_its_parent_s_place(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    file = take(lock, "it")
+    context = multiprocessing.get_context("fork")
+    begin, end = context.Event(), context.Event()
+    child = context.Process(target=lambda: (begin.set(), end.wait(60)))
+    child.start()
+    begin.wait(60)
+    file.close()
+    with owned(lock, "it"):
+        assert child.is_alive()
+    end.set()
+    child.join()
+
+
+def test_the_runtime_folder_is_nobody_else_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    assert runtime_folder().stat().st_mode & 0o777 == 0o700
+    open_to_all = tmp_path / "open"
+    open_to_all.mkdir(mode=0o755)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(open_to_all))
+    assert runtime_folder() == tmp_path / f"p2p-{os.getuid()}"
+    runtime_folder().chmod(0o777)
+    with pytest.raises(ValueError, match="XDG_RUNTIME_DIR"):
+        runtime_folder()

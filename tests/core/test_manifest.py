@@ -1,0 +1,53 @@
+"""A manifest finds every change of a file and every lie in itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from p2p.gate import Refused
+from p2p.manifest import MANIFEST, decode_manifest, read_manifest, verify, write_manifest
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "a").write_bytes(b"content of a")
+    (tmp_path / "b").write_bytes(b"")
+    write_manifest(tmp_path, "checkpoint", ["a", "b"], {"step": 3})
+    return tmp_path
+
+
+def test_what_was_written_verifies(folder: Path) -> None:
+    manifest = read_manifest(folder, "checkpoint")
+    verify(folder, manifest)
+    assert manifest.facts == {"step": 3}
+
+
+@pytest.mark.parametrize("content", [b"content of A", b"content of", b"content of a!", None])
+def test_a_changed_file_is_named(folder: Path, content: bytes | None) -> None:
+    (folder / "a").unlink()
+    if content is not None:
+        (folder / "a").write_bytes(content)
+    with pytest.raises(Refused, match="/a: "):
+        verify(folder, read_manifest(folder, "checkpoint"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": 2},
+        {"kind": "policy"},
+        {"files": []},
+        {"files": {"../a": {"bytes": 1, "sha256": "0" * 64}}},
+        {"files": {"a": {"bytes": -1, "sha256": "0" * 64}}},
+        {"files": {"a": {"bytes": 1, "sha256": "x" * 64}}},
+        {"files": {"a": {"bytes": 1}}},
+        {"facts": 7},
+    ],
+)
+def test_a_lie_in_the_manifest_is_refused(folder: Path, change: dict[str, object]) -> None:
+    content = json.loads((folder / MANIFEST).read_bytes()) | change
+    with pytest.raises(Refused, match="somewhere"):
+        decode_manifest(json.dumps(content).encode(), "checkpoint", "somewhere")
