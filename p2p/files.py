@@ -11,6 +11,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 import weakref
 from collections.abc import Iterator
@@ -127,11 +128,12 @@ def take(lock: Path | str, what: str, advice: str = "wait for it, or name anothe
     """As `owned`, until the returned file is closed or the process ends. A child that is forked does not hold it.
 
     Raises:
-        InUse, OSError: as `owned`.
+        InUse, OSError: as `owned`. ValueError: when a stranger may have laid something under the lock's name.
     """
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     file = os.fdopen(descriptor, "r+b", buffering=0)
     try:
+        _check_lock(Path(lock), file)  # it will be emptied, so it must not be a hard link to something of value
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         owner = file.read(20).decode("ascii", "replace").strip()
@@ -145,6 +147,15 @@ def take(lock: Path | str, what: str, advice: str = "wait for it, or name anothe
     file.write(f"{os.getpid()}\n".encode())
     _held.add(file)
     return file
+
+
+def _check_lock(lock: Path, file: IO[bytes]) -> None:
+    found, folder = os.fstat(file.fileno()), lock.parent.stat()
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        raise ValueError(f"{lock}: expected a plain lock file; something else has that name. Look at it, and remove it")
+    for_everybody = folder.st_mode & stat.S_ISVTX and folder.st_mode & stat.S_IWOTH  # such as /tmp
+    if for_everybody and found.st_uid != os.geteuid():
+        raise ValueError(f"{lock}: the lock file is another user's (uid {found.st_uid}); name another place")
 
 
 _held: weakref.WeakSet[IO[bytes]] = weakref.WeakSet()

@@ -11,41 +11,24 @@ from types import TracebackType
 from typing import Self
 
 from p2p.actions import Action
+from p2p.gate import printable
 from p2p.play.games import Frame, Game
 from p2p.protocol import MessageReader, encode_frame, next_frame_id, parse_action
+from p2p.sockets import check_peer, connect
 
 TEXT_SUFFIX = ".text"  # beside the socket of a server lies the one that takes instructions
 TEXT_TIMEOUT_S = 120.0  # the first instruction loads a language model
 _CHUNK_BYTES = 1 << 16
+_MAX_LINE_BYTES = 1 << 16
+_MAX_ACTION_BYTES = 1 << 20  # of an answer; it holds a few names and numbers
 
 
-def connect(address: str, timeout_s: float = 10.0) -> socket.socket:
-    """A connected socket; `address` is the path of a Unix socket or HOST:PORT.
-
-    Raises:
-        ValueError: when nobody answers there.
-    """
-    host, colon, port = address.rpartition(":")
-    try:
-        if colon and port.isdigit() and "/" not in address:
-            connection = socket.create_connection((host, int(port)), timeout=timeout_s)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return connection
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.settimeout(timeout_s)
-        connection.connect(address)
-    except OSError as error:
-        raise ValueError(
-            f"{address}: no server answers there ({error.strerror or error}); start one: p2p-serve --policy DIR"
-        ) from error
-    return connection
-
-
-def tell(address: str, instruction: str) -> None:
+def tell(address: str, instruction: str, any_user: bool = False) -> None:
     """Put an instruction in force (empty: none) in the server at `address`, over its text socket, ADDRESS.text.
 
     Raises:
-        ValueError: when the server has no such socket, or cannot use the instruction.
+        ValueError: when the server has no such socket, is another user's (unless `any_user`), or cannot use the
+            instruction.
     """
     path = address + TEXT_SUFFIX
     if instruction.startswith("/") or "\n" in instruction:
@@ -54,26 +37,33 @@ def tell(address: str, instruction: str) -> None:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(TEXT_TIMEOUT_S)
             connection.connect(path)
+            if not any_user:
+                check_peer(connection, path)
             connection.sendall(instruction.encode() + b"\n")
-            answer = connection.makefile(encoding="utf-8", newline="\n").readline().strip()
+            line = connection.makefile("rb").readline(_MAX_LINE_BYTES)
     except OSError as error:
         raise ValueError(
             f"{path}: nobody takes instructions there ({error.strerror or error}); "
             f"start the server with --text-socket {path}"
         ) from error
+    answer = printable(line.decode(errors="replace").strip())
     if not answer.startswith("instruction:"):
         raise ValueError(f"{address}: --text {instruction!r}: {answer.removeprefix('error: ') or 'no answer'}")
 
 
 class Client:
-    """One session: the server keeps one player's history for as long as the connection lives."""
+    """One session: the server keeps one player's history for as long as the connection lives.
 
-    def __init__(self, address: str, timeout_s: float = 30.0) -> None:
+    Args:
+        any_user: play with whoever listens at the address, not only with a server of this user or root.
+    """
+
+    def __init__(self, address: str, timeout_s: float = 30.0, any_user: bool = False) -> None:
         self._address, self._timeout_s = address, timeout_s
-        self._socket = connect(address, timeout_s)
+        self._socket = connect(address, timeout_s, any_user)
         self._readable = select.poll()  # unlike select, for any number of open files
         self._readable.register(self._socket, select.POLLIN)
-        self._reader = MessageReader()
+        self._reader = MessageReader(_MAX_ACTION_BYTES)
         self._next_id = 0
 
     def send(self, frame: Frame) -> int:
@@ -129,16 +119,16 @@ class Client:
 class PolicyPlayer:
     """A policy behind a socket, as a player; each episode is a session of its own."""
 
-    def __init__(self, address: str, timeout_s: float = 30.0) -> None:
-        self._address, self._timeout_s = address, timeout_s
+    def __init__(self, address: str, timeout_s: float = 30.0, any_user: bool = False) -> None:
+        self._address, self._timeout_s, self._any_user = address, timeout_s, any_user
         self.client: Client | None = None
         self.text: str | None = None  # what it is told before each episode; None: whatever it was told last
 
     def begin(self, game: Game, seed: int) -> None:
         self.close()
         if self.text is not None:
-            tell(self._address, self.text)
-        self.client = Client(self._address, self._timeout_s)
+            tell(self._address, self.text, self._any_user)
+        self.client = Client(self._address, self._timeout_s, self._any_user)
 
     def act(self, frame: Frame) -> Action:
         assert self.client is not None, "begin() comes first"

@@ -62,11 +62,13 @@ class PlaySettings:
     """How the episodes of one comparison are played.
 
     `addresses` are those of servers of one policy, which the workers share out; none when no policy plays.
+    `any_user`: whether they may be servers of another user.
     """
 
     game: str
     addresses: tuple[str, ...] = ()
     realtime: bool = False
+    any_user: bool = False
 
     def __post_init__(self) -> None:
         game_info(self.game)
@@ -227,6 +229,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--text", action="append", metavar="INSTRUCTION", help="tell the policy (again: a row for each; empty: nothing)"
     )
     parser.add_argument("--socket", help="a running server (path or HOST:PORT) instead of a policy folder")
+    parser.add_argument("--any-user", action="store_true", help="even if another user runs the server at --socket")
     parser.add_argument("--seed", type=int, default=0, help="other seeds, other episodes (%(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="games at once (%(default)s)")
     parser.add_argument("--realtime", action="store_true", help="hold the 20 Hz of the wall clock, one game at a time")
@@ -265,9 +268,16 @@ def run_window(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
         address = args.socket or stack.enter_context(served(args.policy, args.seed, sampling_options(args)))
         for text in texts:
-            tell(address, text)
+            tell(address, text, args.any_user)
         settings = WindowSettings(
-            args.game, address, args.seconds, FIRST_SEED + args.seed, args.title, args.record, args.video
+            args.game,
+            address,
+            args.seconds,
+            FIRST_SEED + args.seed,
+            args.title,
+            args.record,
+            args.video,
+            any_user=args.any_user,
         )
         report = play_in_window(settings, say)
     for line in report.lines():
@@ -296,7 +306,7 @@ def run(args: argparse.Namespace) -> int:
         addresses: tuple[str, ...] = (args.socket,) if args.socket else ()
         if args.policy is not None and not addresses:
             addresses = start_servers(stack, args.policy, num_workers, args.seed, sampling_options(args))
-        settings = PlaySettings(args.game, addresses, args.realtime)
+        settings = PlaySettings(args.game, addresses, args.realtime, args.any_user)
         episodes = play(settings, jobs, num_workers)
     say(f"{args.game}, {args.episodes} episodes of each player")
     say(format_table(summarise(episodes)))

@@ -9,8 +9,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from p2p.play.client import TEXT_SUFFIX, connect
+from p2p.play.client import TEXT_SUFFIX
 from p2p.play.reaper import mark_children
+from p2p.sockets import connect
 
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 15.0

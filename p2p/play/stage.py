@@ -43,7 +43,7 @@ class Stage:
         self._settings, self._info = settings, game_info(settings.game)
         self.ticks = TickStatistics()
         self._sample: tuple[list[Action], list[Frame]] | None = None
-        self._policy = PolicyPlayer(address)
+        self._policy = PolicyPlayer(address, any_user=settings.any_user)
         self._labelled: Game | None = None
         self._stack = ExitStack()
 

@@ -172,7 +172,8 @@ class Program:
 class WindowSettings:
     """What is played, for how long, and what is written down. `seed` is of the first episode.
 
-    `instruction` is what a person who is recorded was told, `text_tokenizer` the name of its embedder.
+    `instruction` is what a person who is recorded was told, `text_tokenizer` the name of its embedder, `any_user`
+    whether a server of another user may play.
     """
 
     game: str
@@ -184,6 +185,7 @@ class WindowSettings:
     video: Path | None = None
     instruction: Instruction = Instruction()
     text_tokenizer: str = "minilm"
+    any_user: bool = False
 
 
 @dataclass
@@ -226,7 +228,7 @@ def play_in_window(settings: WindowSettings, say: Callable[[str], None] = lambda
     """
     with ExitStack() as stack:
         program, eyes, hands, person = _open(settings, stack, say)
-        client = stack.enter_context(Client(settings.address))
+        client = stack.enter_context(Client(settings.address, any_user=settings.any_user))
         client.ask(resize(eyes.grab(), FRAME_SIZE, FRAME_SIZE))  # the server is awake before the clock starts
         hands.hold(Action(dx=1))  # the first motion after the focus is swallowed
         return _Session(settings, program, eyes, hands, person, client).run(stack)

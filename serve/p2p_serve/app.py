@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -16,7 +17,7 @@ from p2p_serve.control import Control
 from p2p_serve.latency import LatencyLog
 from p2p_serve.players import Player
 from p2p_serve.server import Server, ServerOptions
-from p2p_serve.sockets import listen_tcp, listen_unix, remove_unix
+from p2p_serve.sockets import UnixListener, listen_tcp, who_can_reach
 from p2p_serve.text import TextSource
 
 log = logging.getLogger(__name__)
@@ -44,42 +45,43 @@ def run(players: Sequence[Player], options: AppOptions, text: TextSource | None 
     Raises:
         ValueError: when a socket cannot be opened.
     """
-    listeners, paths = _open(options)
-    sys.setswitchinterval(_GIL_INTERVAL_S)
-    try:
+    with contextlib.ExitStack() as stack:
+        listeners = _open(options, stack)
+        sys.setswitchinterval(_GIL_INTERVAL_S)
         return asyncio.run(_serve(players, options, listeners, text))
-    finally:
-        for path, inode in paths:
-            remove_unix(path, inode)
 
 
-def _open(options: AppOptions) -> tuple[dict[str, socket.socket], list[tuple[Path, int]]]:
-    """The listening sockets by what they are for, and the socket files to remove at the end."""
-    listeners: dict[str, socket.socket] = {}
-    paths: list[tuple[Path, int]] = []
-    try:
-        for name, path, mode in (
-            ("socket", options.socket, options.socket_mode),
-            ("text", options.text_socket, 0o600),
-        ):
-            if path is not None:
-                listeners[name] = listen_unix(path, mode)
-                paths.append((path, path.lstat().st_ino))
-        if options.tcp is not None:
-            listeners["tcp"] = listen_tcp(options.tcp)
-    except ValueError:
-        for listener in listeners.values():
-            listener.close()
-        for path, inode in paths:
-            remove_unix(path, inode)
-        raise
-    return listeners, paths
+@dataclass(frozen=True)
+class _Listeners:
+    """What the server listens on."""
+
+    frames: UnixListener | None
+    text: UnixListener | None
+    tcp: socket.socket | None
+
+    def leave(self) -> None:
+        """Let the next server have the paths."""
+        for listener in (self.frames, self.text):
+            if listener is not None:
+                listener.remove()
+
+
+def _open(options: AppOptions, stack: contextlib.ExitStack) -> _Listeners:
+    """Open them all; the stack closes them."""
+
+    def unix(path: Path | None, mode: int, option: str) -> UnixListener | None:
+        return None if path is None else stack.enter_context(contextlib.closing(UnixListener(path, mode, option)))
+
+    frames = unix(options.socket, options.socket_mode, "--socket")
+    text = unix(options.text_socket, 0o600, "--text-socket")
+    tcp = None if options.tcp is None else stack.enter_context(listen_tcp(options.tcp))
+    return _Listeners(frames, text, tcp)
 
 
 async def _serve(
     players: Sequence[Player],
     options: AppOptions,
-    listeners: dict[str, socket.socket],
+    listeners: _Listeners,
     text: TextSource | None,
 ) -> int:
     status = 0
@@ -103,36 +105,38 @@ async def _serve(
     server = Server(players, options.server, session_ended, lambda well: _tell(loop, warm, well))
     control = Control(text, {"report": lambda: _report(server, options), "forget": lambda: _forget(server)})
     loop.add_signal_handler(signal.SIGUSR1, lambda: log.info("%s", _report(server, options)))
-    await server.start([listeners[name] for name in ("socket", "tcp") if name in listeners])
+    frames = None if listeners.frames is None else listeners.frames.socket
+    await server.start([listener for listener in (frames, listeners.tcp) if listener is not None])
     _announce(options, listeners)
     await _take_instructions(control, options, listeners, text)
     await stopped.wait()
     log.info("stopping")
     _notify("STOPPING=1")
+    listeners.leave()
     await control.stop()
     await server.stop()
     return status
 
 
-def _announce(options: AppOptions, listeners: dict[str, socket.socket]) -> None:
-    where = [str(options.socket)] if "socket" in listeners else []
-    if "tcp" in listeners:
-        where.append(_tcp_name(listeners["tcp"]))
+def _announce(options: AppOptions, listeners: _Listeners) -> None:
+    where = [] if listeners.frames is None else [str(listeners.frames.path)]
+    if listeners.tcp is not None:
+        where.append(_tcp_name(listeners.tcp))
     log.info("listening on %s · %s · warming up in the background", " and ".join(where), options.what)
-    if "tcp" in listeners:
-        log.warning("whoever reaches %s can connect: the protocol has no password", options.tcp)
+    if listeners.tcp is not None:
+        log.warning("%s", who_can_reach(listeners.tcp))
     _notify("READY=1")
 
 
 async def _take_instructions(
-    control: Control, options: AppOptions, listeners: dict[str, socket.socket], text: TextSource | None
+    control: Control, options: AppOptions, listeners: _Listeners, text: TextSource | None
 ) -> None:
     if text is not None and sys.stdin is not None and not sys.stdin.closed:
         control.read_terminal()
     if options.text_file is not None:
         control.watch_file(options.text_file)
-    if "text" in listeners:
-        await control.listen(listeners["text"])
+    if listeners.text is not None:
+        await control.listen(listeners.text.socket)
 
 
 def _tell(loop: asyncio.AbstractEventLoop, function: Callable[[bool], None], value: bool) -> None:

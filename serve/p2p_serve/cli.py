@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -151,6 +152,7 @@ def _playback_parser() -> argparse.ArgumentParser:
 def _loadtest_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("p2p-serve loadtest", description="Send frames to a server and time its answers.")
     parser.add_argument("--socket", type=Path, default=DEFAULT_SOCKET, help="default: %(default)s")
+    parser.add_argument("--any-user", action="store_true", help="even if another user runs the server there")
     parser.add_argument("--tcp", metavar="HOST:PORT")
     parser.add_argument("--fps", type=float, default=20.0, help="frames a second (default: 20)")
     parser.add_argument("--seconds", type=float, default=60.0, help="for how long (default: 60)")
@@ -297,12 +299,12 @@ def _run_playback(args: argparse.Namespace) -> int:
 
 
 def _run_loadtest(args: argparse.Namespace) -> int:
+    from p2p.sockets import connect_tcp, connect_unix
     from p2p_serve.loadtest import run_load
-    from p2p_serve.sockets import connect
 
-    if args.fps <= 0 or args.seconds <= 0:
-        raise ValueError(f"--fps {args.fps:g} --seconds {args.seconds:g}: both must be above 0")
-    with connect(args.socket, args.tcp) as connection:
+    if not (0 < args.fps < math.inf and 0 < args.seconds < math.inf):
+        raise ValueError(f"--fps {args.fps:g} --seconds {args.seconds:g}: both must be above 0, and not endless")
+    with connect_tcp(args.tcp) if args.tcp else connect_unix(args.socket, any_user=args.any_user) as connection:
         result = run_load(connection, args.fps, args.seconds, args.size)
     print(result.report())
     return 0 if len(result.round_trips_ms) else 1

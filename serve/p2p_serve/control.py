@@ -79,7 +79,7 @@ class Control:
 
     async def listen(self, listener: socket.socket) -> None:
         """Take lines on a local socket; each is answered by one line."""
-        self._listener = await asyncio.start_unix_server(self._client, sock=listener, limit=_MAX_LINE_BYTES)
+        self._listener = await asyncio.start_server(self._client, sock=listener, limit=_MAX_LINE_BYTES)
 
     async def stop(self) -> None:
         if self._listener is not None:

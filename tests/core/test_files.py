@@ -73,6 +73,33 @@ def test_a_forked_child_does_not_hold_its_parent_s_place(tmp_path: Path) -> None
     child.join()
 
 
+def test_what_a_stranger_laid_under_a_lock_s_name_is_neither_emptied_nor_waited_for(tmp_path: Path) -> None:
+    precious, lock = tmp_path / "precious", tmp_path / "lock"
+    precious.write_text("precious")
+    os.link(precious, lock)
+    with pytest.raises(ValueError, match="expected a plain lock file"):
+        take(lock, "it")
+    assert precious.read_text() == "precious"
+    lock.unlink()
+    os.mkfifo(lock)
+    with pytest.raises(ValueError, match="expected a plain lock file"):
+        take(lock, "it")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a file of another user")
+def test_where_everybody_may_make_files_a_lock_must_be_its_user_s_own(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    lock.touch()
+    os.chown(lock, 12345, 12345)
+    with owned(lock, "a folder of one's own, perhaps on a file system that knows no users"):
+        pass
+    lock.write_text("")
+    os.chmod(tmp_path, 0o1777)
+    with pytest.raises((ValueError, PermissionError)):  # the kernel may be first (fs.protected_regular)
+        take(lock, "it")
+    assert lock.read_text() == ""
+
+
 def test_the_runtime_folder_is_nobody_else_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)

@@ -10,14 +10,16 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from p2p.actions import Action
-from p2p.play.client import Client, PolicyPlayer, connect
+from p2p.play.client import Client, PolicyPlayer, tell
 from p2p.play.realtime import RealtimeLoop, Ticker, TickStatistics
 from p2p.protocol import MessageReader, encode_action, parse_frame
+from p2p.sockets import connect
 
 FRAME = np.full((192, 192, 3), 7, np.uint8)
 Peer = Callable[[Callable[[socket.socket], None]], str]
@@ -108,8 +110,31 @@ def test_a_server_that_does_not_answer_is_given_up(peer: Peer) -> None:
 
 @pytest.mark.parametrize("address", ["/nowhere/at/all.sock", "127.0.0.1:1"])
 def test_no_server_is_one_clear_message(address: str) -> None:
-    with pytest.raises(ValueError, match="no server answers there"):
+    with pytest.raises(ValueError, match="cannot connect"):
         connect(address)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can listen as another user")
+def test_another_users_server_sees_no_frame_and_hears_no_instruction(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as frames, socket.socket(socket.AF_UNIX) as texts:
+        frames.bind(str(tmp_path / "s"))
+        texts.bind(str(tmp_path / "s.text"))
+        os.seteuid(12345)
+        try:
+            frames.listen()
+            texts.listen()
+        finally:
+            os.seteuid(0)
+        with pytest.raises(ValueError, match="another user listens there"):
+            Client(str(tmp_path / "s"))
+        with pytest.raises(ValueError, match="another user listens there"):
+            tell(str(tmp_path / "s"), "open the door")
+        for listener in (frames, texts):
+            with listener.accept()[0] as accepted:
+                assert accepted.recv(1) == b""
+        with Client(str(tmp_path / "s"), any_user=True) as client, frames.accept()[0] as accepted:
+            client.send(FRAME)
+            assert receive(accepted, 1) == [0]
 
 
 # ------------------------------------------------------------------ ticks

@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from p2p.config import PolicyConfig
 from p2p.protocol import MessageReader, encode_frame, parse_action
 from p2p_serve.players import Player
 from p2p_serve.server import Server, ServerOptions
-from p2p_serve.sockets import listen_unix
+from p2p_serve.sockets import UnixListener
 
 DEADLINE_S = 60.0
 TINY = PolicyConfig(
@@ -115,10 +115,12 @@ def serving(path: Path, players: Sequence[Player], **options: Any) -> Iterator[S
     loop.set_exception_handler(lambda _, context: errors.append(repr(context.get("exception") or context["message"])))
 
     async def main() -> None:
-        await server.start([listen_unix(path)])
-        started.set()
-        await stop.wait()
-        await server.stop()
+        with closing(UnixListener(path)) as listener:
+            await server.start([listener.socket])
+            started.set()
+            await stop.wait()
+            listener.remove()
+            await server.stop()
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(main()))
     thread.start()

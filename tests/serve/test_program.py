@@ -67,14 +67,14 @@ def test_serving_loads_nothing_of_the_trainer(repository: Path, policy_folder: P
         "import json, os, signal, sys, threading\n"
         "from pathlib import Path\n"
         "from p2p_serve.cli import main\n"
-        "from p2p_serve.sockets import connect\n"
+        "from p2p.sockets import connect\n"
         "policy, path = sys.argv[1:]\n"
         "def client():\n"
         "    while not os.path.exists(path):\n"
         "        threading.Event().wait(0.01)\n"
         "    from p2p.protocol import encode_frame\n"
         "    import numpy as np\n"
-        "    with connect(Path(path), None, 60) as connection:\n"
+        "    with connect(path, 60) as connection:\n"
         "        connection.sendall(encode_frame(np.zeros((100, 80, 3), np.uint8), 1))\n"
         "        connection.recv(10)\n"
         "    print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))\n"
@@ -363,10 +363,10 @@ def test_a_mistake_gets_one_clear_line_and_status_2(
 def test_a_second_server_on_the_same_socket_ends_with_status_2(
     p2p_serve: Start, run_p2p_serve: Run, path: Path
 ) -> None:
-    p2p_serve("echo", "--socket", path)
+    first = p2p_serve("echo", "--socket", path)
     result = run_p2p_serve("echo", "--socket", path)
     assert result.returncode == 2
     assert result.stderr.startswith("p2p: error: ")
-    assert "another server answers there" in result.stderr
+    assert f"another process (process {first.process.pid}) is using it" in result.stderr
     with connect(path) as client:
         client.ask(noise(0), 1)
