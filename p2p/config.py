@@ -2,13 +2,16 @@
 
 A policy folder's `config.yaml` holds a `PolicyConfig`; a recipe holds one under `policy:`.
 Every key of a YAML file or an override must be a field: an unknown one is an error that names the
-nearest field. Nothing here imports torch; YAML is read with omegaconf only when a file is read.
+nearest field. Files are a stranger's: every number has bounds, and so has what the numbers make together, so that
+a configuration can be checked, and its network built without memory, in a moment. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -16,12 +19,46 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from p2p import gate
 from p2p.actions import ACTION_SPACE_VERSION, ActionSpace
+from p2p.plain_yaml import MAX_BYTES, parse_yaml
 
 ConfigT = TypeVar("ConfigT")
 
 IMAGE_ENCODERS = ("efficientnet_b0", "vit", "small_cnn")
 MOUSE_SAMPLINGS = ("truncated_normal", "mean", "conservative")
+MAX_TEMPERATURE = 1000.0
+MAX_TEXT_CHARACTERS = 4096
+
+# The lowest and highest value of each number of a PolicyConfig; the released models lie far inside.
+_LIMITS = {
+    "dim": (1, 16384),
+    "num_layers": (1, 256),
+    "num_heads": (1, 256),
+    "num_timesteps": (1, 16384),
+    "frame_height": (1, 2048),
+    "frame_width": (1, 2048),
+    "vit_patch_size": (1, 512),
+    "num_image_tokens": (1, 4096),
+    "num_text_tokens": (0, 1024),
+    "text_dim": (1, 16384),
+    "num_thinking_tokens": (0, 1024),
+    "num_sink_tokens": (0, 1024),
+    "decoder_num_layers": (1, 64),
+    "decoder_num_heads": (1, 256),
+    "max_keys": (1, 6),
+    "max_mouse_buttons": (1, 3),
+}
+# What they make together. The largest released model has 1.2e9 parameters, chunks of 2,400 tokens, a cache of 0.8 GB,
+# masks of 6 MB and frames of 22 MB.
+MAX_PARAMETERS = 10**11
+MAX_CHUNK_TOKENS = 1 << 16
+MAX_CACHE_BYTES = 8 << 30  # keys and values of one player, float32
+MAX_MASK_BYTES = 1 << 30  # of all layers that differ in their history
+MAX_FRAME_BYTES = 1 << 30  # of one chunk
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -39,14 +76,12 @@ class SamplingConfig:
     mouse_sampling: str = "truncated_normal"
 
     def __post_init__(self) -> None:
-        _require(self.temperature >= 0, f"sampling.temperature is {self.temperature}; write 0 or more")
-        _require(
-            self.top_p is None or 0 < self.top_p <= 1,
-            f"sampling.top_p is {self.top_p}; write a number in (0, 1], or null for none",
-        )
+        gate.number(self.temperature, "sampling.temperature", 0, MAX_TEMPERATURE)
+        if self.top_p is not None:
+            gate.number(self.top_p, "sampling.top_p", 1e-6, 1)
         _require(
             self.mouse_sampling in MOUSE_SAMPLINGS,
-            f"sampling.mouse_sampling is {self.mouse_sampling!r}; choose one of {', '.join(MOUSE_SAMPLINGS)}",
+            f"sampling.mouse_sampling is {gate.shown(self.mouse_sampling)}; choose one of {', '.join(MOUSE_SAMPLINGS)}",
         )
 
 
@@ -85,10 +120,8 @@ class PolicyConfig:
     sampling: SamplingConfig = SamplingConfig()
 
     def __post_init__(self) -> None:
-        for name in ("dim", "num_layers", "num_heads", "num_timesteps", "num_image_tokens", "decoder_num_layers"):
-            _require(getattr(self, name) >= 1, f"policy.{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("num_text_tokens", "num_thinking_tokens", "num_sink_tokens"):
-            _require(getattr(self, name) >= 0, f"policy.{name} is {getattr(self, name)}; it must be 0 or more")
+        for name, (low, high) in _LIMITS.items():
+            gate.whole_number(getattr(self, name), f"policy.{name}", low, high)
         for heads, name in ((self.num_heads, "num_heads"), (self.decoder_num_heads, "decoder_num_heads")):
             _require(
                 self.dim % heads == 0 and (self.dim // heads) % 2 == 0,
@@ -96,28 +129,51 @@ class PolicyConfig:
             )
         _require(
             self.image_encoder in IMAGE_ENCODERS,
-            f"policy.image_encoder is {self.image_encoder!r}; choose one of {', '.join(IMAGE_ENCODERS)}",
+            f"policy.image_encoder is {gate.shown(self.image_encoder)}; choose one of {', '.join(IMAGE_ENCODERS)}",
         )
-        _require(self.text_embedder != "", "policy.text_embedder is empty; write a name such as gemma or minilm")
+        _require(
+            isinstance(self.text_embedder, str) and _NAME.fullmatch(self.text_embedder) is not None,
+            f"policy.text_embedder is {gate.shown(self.text_embedder)}; write a name such as gemma or minilm",
+        )
+        gate.number(self.dropout, "policy.dropout", 0, 1)
+        _require(self.dropout < 1, f"policy.dropout is {self.dropout}; it must be in [0, 1)")
+        _require(
+            self.action_space_version == ACTION_SPACE_VERSION,
+            f"policy.action_space_version is {gate.shown(self.action_space_version)}, this code speaks "
+            f"{ACTION_SPACE_VERSION}; use the release of p2p that wrote the file",
+        )
         self._check_frame_size()
+        self._check_histories()
+        self._check_size()
+
+    def _check_histories(self) -> None:
         if isinstance(self.attention_history, tuple):
             _require(
                 len(self.attention_history) == self.num_layers,
                 f"policy.attention_history has {len(self.attention_history)} entries; "
                 f"write one number, or {self.num_layers} (policy.num_layers)",
             )
-        _require(
-            all(0 <= h <= self.num_timesteps for h in self.histories),
-            f"policy.attention_history is {self.attention_history}; "
-            f"every entry must be in 0..{self.num_timesteps} (policy.num_timesteps)",
-        )
-        _require(0 <= self.dropout < 1, f"policy.dropout is {self.dropout}; it must be in [0, 1)")
-        _require(
-            self.action_space_version == ACTION_SPACE_VERSION,
-            f"policy.action_space_version is {self.action_space_version}, this code speaks "
-            f"{ACTION_SPACE_VERSION}; use the release of p2p that wrote the file",
-        )
-        _ = self.action_space  # checks max_keys and max_mouse_buttons
+        for history in set(self.histories):
+            gate.whole_number(history, "policy.attention_history", 0, self.num_timesteps)
+
+    def _check_size(self) -> None:
+        """What the numbers make together stays within what a machine can hold."""
+        tokens, steps = self.tokens_per_timestep, self.num_timesteps
+        layer = 4 * self.dim**2 + 3 * self.dim * self.hidden_dim + 2 * self.num_sink_tokens * self.dim
+        reach = sum(min(history + 16, steps) for history in set(self.histories))  # queries go in groups of 16 steps
+        seen = sum(min(history, steps - 1) + 2 for history in self.histories)
+        for what, amount, limit in (
+            ("parameters", (self.num_layers + self.decoder_num_layers) * layer, MAX_PARAMETERS),
+            ("tokens in a chunk", tokens * steps, MAX_CHUNK_TOKENS),
+            ("bytes of keys and values", 8 * seen * tokens * self.dim, MAX_CACHE_BYTES),
+            ("bytes of attention masks", steps * tokens**2 * reach, MAX_MASK_BYTES),
+            ("bytes of frames in a chunk", 3 * steps * self.frame_height * self.frame_width, MAX_FRAME_BYTES),
+        ):
+            _require(
+                amount <= limit,
+                f"policy: its sizes make {amount:,} {what}, at most {limit:,} are allowed; "
+                f"make policy.dim, num_layers, num_timesteps, attention_history, the tokens or the frames smaller",
+            )
 
     def _check_frame_size(self) -> None:
         multiple = {"efficientnet_b0": 16, "vit": self.vit_patch_size, "small_cnn": 48}[self.image_encoder]
@@ -171,13 +227,13 @@ def from_dict(cls: type[ConfigT], values: Mapping[str, Any], where: str) -> Conf
         ValueError: for an unknown key (names the nearest field) or a value of the wrong type.
     """
     if not isinstance(values, Mapping):
-        raise ValueError(f"{where}: expected a mapping with the keys of {cls.__name__}, got {values!r}")
+        raise ValueError(f"{where}: expected a mapping with the keys of {cls.__name__}, got {gate.shown(values)}")
     hints = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls) if field.init]  # type: ignore[arg-type]
     kwargs: dict[str, Any] = {}
     for key, value in values.items():
         if key not in names:
-            raise ValueError(f"{where}: unknown key {key!r}{_nearest(str(key), names)}")
+            raise ValueError(f"{where}: unknown key {gate.shown(key)}{_nearest(str(key), names)}")
         kwargs[key] = _convert(hints[key], value, f"{where}: {key}")
     try:
         return cls(**kwargs)
@@ -200,7 +256,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def _nearest(key: str, names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(key[:100], names, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known keys: {', '.join(sorted(names))}"
 
 
@@ -212,12 +268,16 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return value if isinstance(value, hint) else from_dict(hint, value, where)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise ValueError(f"{where}: expected a list, got {value!r}")
+            raise ValueError(f"{where}: expected a list, got {gate.shown(value)}")
         return tuple(_convert(typing.get_args(hint)[0], entry, f"{where}[{i}]") for i, entry in enumerate(value))
     if origin is dict:
         if not isinstance(value, Mapping):
-            raise ValueError(f"{where}: expected a mapping, got {value!r}")
-        return {str(key): _convert(typing.get_args(hint)[1], entry, f"{where}.{key}") for key, entry in value.items()}
+            raise ValueError(f"{where}: expected a mapping, got {gate.shown(value)}")
+        entry_hint = typing.get_args(hint)[1]
+        return {
+            _text(str(key), where): _convert(entry_hint, entry, f"{where}.{gate.shown(str(key), quote=False)}")
+            for key, entry in value.items()
+        }
     return _convert_scalar(hint, value, where)
 
 
@@ -233,50 +293,56 @@ def _convert_union(hint: Any, value: Any, where: str) -> Any:
             return _convert(option, value, where)
         except ValueError as error:
             errors.append(str(error))
-    raise ValueError(errors[-1] if len(errors) == 1 else f"{where}: {value!r} is none of {hint}")
+    raise ValueError(errors[-1] if len(errors) == 1 else f"{where}: {gate.shown(value)} is none of {hint}")
 
 
 def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
     if hint is Any:
         return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint is float and isinstance(value, str):  # YAML reads 1e-4 as a string
+    if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1e300:
+        value = float(value)
+    if hint is float and isinstance(value, str):  # a number in quotes
         try:
-            return float(value)
+            value = float(value)
         except ValueError:
             pass
-    if isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
-        return value
-    raise ValueError(f"{where}: expected {getattr(hint, '__name__', hint)}, got {value!r}")
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ValueError(f"{where}: expected {getattr(hint, '__name__', hint)}, got {gate.shown(value)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where}: {value} is no finite number")
+    return _text(value, where) if isinstance(value, str) else value
+
+
+def _text(value: str, where: str) -> str:
+    gate.text(value, where, MAX_TEXT_CHARACTERS)
+    if not value.isprintable():
+        raise ValueError(f"{where}: {gate.shown(value)} holds control characters")
+    return value
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping; interpolations such as ${oc.env:NAME,default} are resolved.
+    """Read a YAML mapping of plain data (p2p/plain_yaml.py).
 
     Raises:
-        ValueError: when the file is missing, is not YAML, or is not a mapping.
+        ValueError: when the file is missing, is no regular file, is not such YAML, or is not a mapping.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except OmegaConfBaseException as error:
-        raise ValueError(f"{path}: {error}") from error
-    except Exception as error:  # the YAML library's own errors share no public base class
-        if type(error).__module__.split(".")[0] != "yaml":
-            raise
-        raise ValueError(f"{path}: not valid YAML: {error}") from error
+        data = gate.read_regular(path, MAX_BYTES)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    return yaml_mapping(data, str(path))
+
+
+def yaml_mapping(data: bytes, where: str) -> dict[str, Any]:
+    """As `read_yaml`, of a file's content."""
+    content = parse_yaml(data, where)
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a YAML mapping, got {type(content).__name__}")
-    return {str(key): value for key, value in content.items()}
+        raise ValueError(f"{where}: expected a YAML mapping, got {type(content).__name__}")
+    return content
 
 
 def load_policy_config(path: Path) -> PolicyConfig:
-    """Read the `config.yaml` of a policy folder."""
+    """Read the `config.yaml` of a policy folder or a checkpoint."""
     return from_dict(PolicyConfig, read_yaml(path), str(path))
 
 

@@ -68,6 +68,17 @@ def whole_number(value: object, where: str, low: int, high: int) -> int:
     return value
 
 
+def number(value: object, where: str, low: float, high: float) -> float:
+    """A number in low .. high, both included; no bool, no text, no NaN.
+
+    Raises:
+        Refused: for anything else.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise Refused(f"{where} is {shown(value)}; expected a number in {low:g}..{high:g}")
+    return float(value)
+
+
 def mapping(value: object, where: str) -> dict[str, Any]:
     """A JSON object.
 

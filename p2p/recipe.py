@@ -14,25 +14,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from p2p import gate
 from p2p.config import PolicyConfig, _nearest, _require, from_dict, read_yaml, to_dict
+from p2p.plain_yaml import parse_yaml
 
 PRECISIONS = ("amp_bf16", "fp32")
 SCHEDULES = ("constant", "linear", "cosine")
-_DURATION = re.compile(r"^([1-9][0-9]*)(ba|ep)$")
+MAX_COUNT = 10**9  # of chunks, updates, epochs: beyond any run
+_DURATION = re.compile(r"([1-9][0-9]{0,11})(ba|ep)")
+_RECIPES = "recipes"
 
 
 def parse_duration(text: str, where: str) -> tuple[int, str]:
     """'600ba' -> (600, 'ba'), '2ep' -> (2, 'ep'): a number of optimizer updates or of epochs."""
-    match = _DURATION.match(text)
+    match = _DURATION.fullmatch(text)
     if match is None:
-        raise ValueError(f"{where} is {text!r}; write a number of updates such as 600ba, or of epochs such as 2ep")
+        raise ValueError(
+            f"{where} is {gate.shown(text)}; write a number of updates such as 600ba, or of epochs such as 2ep"
+        )
     return int(match.group(1)), match.group(2)
 
 
 def _check_probability(section: str, config: Any, *names: str) -> None:
     for name in names:
-        value = getattr(config, name)
-        _require(0 <= value <= 1, f"{section}.{name} is {value}; it must be in [0, 1]")
+        gate.number(getattr(config, name), f"{section}.{name}", 0, 1)
+
+
+def _check_counts(section: str, config: Any, low: int, *names: str, high: int = MAX_COUNT) -> None:
+    for name in names:
+        if getattr(config, name) is not None:
+            gate.whole_number(getattr(config, name), f"{section}{name}", low, high)
 
 
 @dataclass(frozen=True)
@@ -80,8 +91,8 @@ class DataConfig:
     corruption: CorruptionConfig = CorruptionConfig()
 
     def __post_init__(self) -> None:
-        _require(self.num_workers >= 0, f"data.num_workers is {self.num_workers}; it must be 0 or more")
-        _require(self.prefetch_factor >= 1, f"data.prefetch_factor is {self.prefetch_factor}; it must be 1 or more")
+        _check_counts("data.", self, 0, "num_workers", high=1024)
+        _check_counts("data.", self, 1, "prefetch_factor", high=1024)
 
     @property
     def val_sets(self) -> dict[str, str]:
@@ -124,8 +135,10 @@ class ScheduleConfig:
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(self.shape in SCHEDULES, f"schedule.shape is {self.shape!r}; choose one of {', '.join(SCHEDULES)}")
-        _require(self.warmup >= 0, f"schedule.warmup is {self.warmup}; it must be 0 or more updates")
+        _require(
+            self.shape in SCHEDULES, f"schedule.shape is {gate.shown(self.shape)}; choose one of {', '.join(SCHEDULES)}"
+        )
+        _check_counts("schedule.", self, 0, "warmup")
         _check_probability("schedule", self, "final")
 
 
@@ -152,6 +165,9 @@ class ParallelConfig:
     compile: bool = False
     timeout_s: float = 600.0
 
+    def __post_init__(self) -> None:
+        gate.number(self.timeout_s, "parallel.timeout_s", 1, 30 * 24 * 3600)
+
 
 @dataclass(frozen=True)
 class EvalConfig:
@@ -167,10 +183,7 @@ class EvalConfig:
                 parse_duration(self.interval, "eval.interval")[1] == "ba",
                 f"eval.interval is {self.interval!r}; write a number of updates such as 500ba",
             )
-        _require(
-            self.max_batches is None or self.max_batches > 0, f"eval.max_batches is {self.max_batches}; write 1 or more"
-        )
-        _require(self.batch_size > 0, f"eval.batch_size is {self.batch_size}; write 1 or more")
+        _check_counts("eval.", self, 1, "max_batches", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -211,22 +224,19 @@ class Recipe:
     def __post_init__(self) -> None:
         _require(
             re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name) is not None,
-            f"name is {self.name!r}; use letters, digits, dots, dashes and underscores",
+            f"name is {gate.shown(self.name)}; use letters, digits, dots, dashes and underscores",
         )
         parse_duration(self.max_duration, "max_duration")
         _require(
             parse_duration(self.save_interval, "save_interval")[1] == "ba",
             f"save_interval is {self.save_interval!r}; write a number of updates such as 500ba",
         )
-        for name in ("global_batch", "keep", "log_interval"):
-            _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("microbatch", "ema_half_life"):
-            value = getattr(self, name)
-            _require(value is None or value >= 1, f"{name} is {value}; it must be at least 1, or null")
+        _check_counts("", self, 1, "global_batch", "keep", "log_interval", "microbatch", "ema_half_life")
+        _check_counts("", self, 0, "seed", high=2**32 - 1)
         _require(
-            self.precision in PRECISIONS, f"precision is {self.precision!r}; choose one of {', '.join(PRECISIONS)}"
+            self.precision in PRECISIONS,
+            f"precision is {gate.shown(self.precision)}; choose one of {', '.join(PRECISIONS)}",
         )
-        _require(self.seed >= 0, f"seed is {self.seed}; it must be 0 or more")
         _require(
             self.image_weights is None or self.policy.image_encoder == "efficientnet_b0",
             f"image_weights is {self.image_weights!r}, but they are for policy.image_encoder efficientnet_b0, "
@@ -253,14 +263,34 @@ class Recipe:
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file and apply `key=value` overrides with dotted keys, such as `optimizer.lr=3e-5`.
 
+    `path` may be the bare name of a recipe of this project, such as 150M.
+
     Raises:
         ValueError: for a missing file, an unknown key (names the nearest one) or a value that does not fit.
     """
-    path = Path(path)
+    path = find_recipe(path)
     values = read_yaml(path)
     for override in overrides:
         _apply_override(values, override)
     return from_dict(Recipe, values, str(path))
+
+
+def find_recipe(path: Path | str) -> Path:
+    """The file of a recipe: a path as it is; for a bare name without a suffix the file in recipes/, here or in the
+    checkout that this code runs from.
+
+    Raises:
+        ValueError: when no recipe has that name.
+    """
+    path = Path(path)
+    if path.suffix or len(path.parts) != 1 or path.exists():
+        return path
+    folders = [Path(_RECIPES), Path(__file__).resolve().parent.parent / _RECIPES]
+    for folder in folders:
+        if (folder / f"{path}.yaml").is_file():
+            return folder / f"{path}.yaml"
+    known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+    raise ValueError(f"recipe {gate.shown(str(path))}: expected the path of a .yaml file, or one of {', '.join(known)}")
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
@@ -273,7 +303,7 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
 def _apply_override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise ValueError(f"override {override!r}: expected key=value, such as optimizer.lr=3e-5")
+        raise ValueError(f"override {gate.shown(override)}: expected key=value, such as optimizer.lr=3e-5")
     parts = key.split(".")
     _check_key(parts, override)
     section = values
@@ -291,12 +321,16 @@ def _check_key(parts: list[str], override: str) -> None:
         names = [field.name for field in dataclasses.fields(cls)]
         if part not in names:
             section = f" in {'.'.join(parts[:depth])}" if depth else ""
-            raise ValueError(f"override {override!r}: unknown key {part!r}{section}{_nearest(part, names)}")
+            raise ValueError(
+                f"override {gate.shown(override)}: unknown key {gate.shown(part)}{section}{_nearest(part, names)}"
+            )
         hint = typing.get_type_hints(cls)[part]
         if _is_mapping(hint):
             return
         if depth < len(parts) - 1 and not dataclasses.is_dataclass(hint):
-            raise ValueError(f"override {override!r}: {'.'.join(parts[: depth + 1])} is a value, not a section")
+            raise ValueError(
+                f"override {gate.shown(override)}: {'.'.join(parts[: depth + 1])} is a value, not a section"
+            )
         cls = hint
 
 
@@ -306,12 +340,7 @@ def _is_mapping(hint: Any) -> bool:
 
 def _parse_value(text: str, override: str) -> Any:
     """The value as YAML reads it: 8, 1e-4, true, null, [1, 2], {a: b}, text."""
-    from omegaconf import OmegaConf
-
     try:
-        container = OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=True)
-    except Exception as error:  # the YAML library's errors share no public base class
-        problem = " ".join(str(error).split())
-        raise ValueError(f"override {override!r}: {text!r} is not a YAML value: {problem}") from error
-    assert isinstance(container, dict)
-    return container["value"]
+        return parse_yaml(text, "value")
+    except ValueError as error:
+        raise ValueError(f"override {gate.shown(override)}: {gate.shown(text)} is not a YAML value: {error}") from error

@@ -31,7 +31,7 @@ class Rule:
 
 
 # What everybody may import: the checks of what comes from outside, and the writing of files.
-COMMON = ("p2p.gate", "p2p.files", "p2p.manifest")
+COMMON = ("p2p.gate", "p2p.files", "p2p.manifest", "p2p.plain_yaml")
 
 # The longest name that a module starts with decides. Everything may import from its own package, `p2p` itself, COMMON.
 RULES = {
@@ -39,6 +39,7 @@ RULES = {
     "p2p.gate": Rule((), (*LIGHT, "av")),
     "p2p.files": Rule((), (*LIGHT, "av")),
     "p2p.manifest": Rule((), (*LIGHT, "av")),
+    "p2p.plain_yaml": Rule((), (*LIGHT, "av")),
     "p2p.proto": Rule((), (*LIGHT, "av")),
     "p2p.actions": Rule((), (*LIGHT, "av")),
     "p2p.config": Rule(("p2p.actions",), (*LIGHT, "av")),

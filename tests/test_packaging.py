@@ -13,7 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-CORE = {"numpy", "omegaconf", "protobuf", "safetensors", "torch"}
+CORE = {"numpy", "omegaconf", "protobuf", "pyyaml", "safetensors", "torch"}
 PINNED = ("train", "dev", "serve", "test-serve")
 
 

@@ -72,7 +72,12 @@ def peak_flops_here() -> float | None:
 
 
 def peak_flops(device_name: str) -> float | None:
-    return next((peak for name, peak in PEAK_FLOPS.items() if name in device_name), None)
+    """Peak of a device by its name, however that is spaced: NVIDIA GeForce RTX 4090, RTX4090, rtx-4090."""
+    return next((peak for name, peak in PEAK_FLOPS.items() if _squeezed(name) in _squeezed(device_name)), None)
+
+
+def _squeezed(name: str) -> str:
+    return "".join(filter(str.isalnum, name)).lower()
 
 
 def visible_pairs(config: PolicyConfig, history: int) -> int:
@@ -284,7 +289,7 @@ def loader_needs(recipe: Recipe, num_gpus: int, frames_per_s: float, loader: Loa
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", type=Path, help="a file of recipes/")
+    parser.add_argument("recipe", type=Path, help="a recipe file, or the name of one of recipes/, such as 150M")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as on the command line of composer launch")
     parser.add_argument("--gpus", type=int, default=8, help="number of GPUs (8)")
     parser.add_argument("--gpu", default="H100", help=f"peak of: {', '.join(PEAK_FLOPS)} (H100)")

@@ -27,7 +27,7 @@ USAGE = "composer [-n PROCESSES] launch RECIPE.yaml [key=value ...]"
 def main(argv: Sequence[str]) -> int:
     """Train; returns the exit status. What the user can cause is reported in one line."""
     parser = argparse.ArgumentParser(usage=USAGE, description="Train a policy by a recipe.")
-    parser.add_argument("recipe", help="a file of recipes/, or your own")
+    parser.add_argument("recipe", help="a recipe file, or the name of one of recipes/, such as 150M")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.train=DIR max_duration=2ba")
     args = parser.parse_args(argv)
     set_up_logging()

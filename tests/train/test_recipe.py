@@ -62,13 +62,58 @@ def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
         load_recipe(tmp_path / "absent.yaml")
 
 
-def test_data_paths_come_from_the_environment(
-    repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_recipe_takes_nothing_from_the_environment(
+    tmp_path: Path, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("P2P_TRAIN", str(tmp_path))
-    assert load_recipe(repository / "recipes" / "150M.yaml").data.train == str(tmp_path)
-    monkeypatch.delenv("P2P_TRAIN")
-    assert load_recipe(repository / "recipes" / "150M.yaml").data.train is None
+    monkeypatch.setenv("P2P_SECRET", "hunter2")
+    path = tmp_path / "stranger.yaml"
+    path.write_text("name: stranger\nsave_folder: s3://${oc.env:P2P_SECRET}/x\n")
+    with pytest.raises(ValueError, match=r"stranger\.yaml: save_folder: .* is an interpolation") as error:
+        load_recipe(path)
+    assert "hunter2" not in str(error.value)
+    with pytest.raises(ValueError, match="is an interpolation") as error:
+        load_recipe(recipe_file, ["data.train=${oc.env:P2P_SECRET}"])
+    assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.lr=.nan", ".nan is no finite number"),
+        ("optimizer.lr='nan'", "nan is no finite number"),
+        ("optimizer.clip=.inf", ".inf is no finite number"),
+        ("optimizer.weight_decay=1e999", "no finite number"),
+        ("policy.sampling.temperature=.inf", ".inf is no finite number"),
+        ("optimizer.betas=[0.9, .nan]", ".nan is no finite number"),
+        ("data.num_workers=1000000000", "data.num_workers is 1000000000; expected a whole number in 0..1024"),
+        ("seed=5000000000", "expected a whole number in 0..4294967295"),
+        ("global_batch=0", "expected a whole number in 1.."),
+        ("policy.num_layers=1000000000", "policy.num_layers is 1000000000; expected a whole number in 1..256"),
+        ("parallel.timeout_s=0", "parallel.timeout_s"),
+        ("max_duration=99999999999999ba", "write a number of updates"),
+        ("data.train=\x1b[2J", "'data.train=\\x1b[2J'"),
+        ('data.train="\\x1b[2J"', "control characters"),
+        ("data.val=*x", "aliases (*) are not read"),
+        ("data.val=!!python/name:os.system ''", "the tag"),
+    ],
+)
+def test_a_value_that_would_break_a_run_is_refused_before_it_starts(
+    recipe_file: Path, override: str, message: str
+) -> None:
+    with pytest.raises(ValueError) as error:
+        load_recipe(recipe_file, [override])
+    assert message in str(error.value)
+    assert str(error.value).isprintable()
+
+
+def test_a_recipe_of_the_project_is_known_by_its_bare_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe("150M").name == "150M"
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "mine.yaml").write_text("name: mine\n")
+    assert load_recipe("mine").name == "mine"
+    with pytest.raises(ValueError, match=r"recipe '170M': expected the path of a \.yaml file, or one of 1200M, 150M"):
+        load_recipe("170M")
 
 
 @pytest.mark.parametrize("name", RECIPES)
