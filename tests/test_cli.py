@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from p2p import doctor
+from p2p import __version__, doctor
 from p2p.cli import COMMANDS, EXTRA_OF_MODULE, main
+from p2p_convert.cli import main as p2p_convert
+from p2p_serve.cli import main as p2p_serve
 
 SCREEN_LINES = 40
 
@@ -33,6 +35,31 @@ def test_help_names_every_command_on_one_screen(capsys: pytest.CaptureFixture[st
 def test_no_command_is_an_error_that_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert "usage: p2p COMMAND" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["p2p", "p2p-convert", "p2p-serve"])
+def test_every_program_tells_its_version(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    program = {"p2p": main, "p2p-convert": p2p_convert, "p2p-serve": p2p_serve}[name]
+    try:
+        status = program(["--version"])
+    except SystemExit as ended:
+        status = ended.code
+    assert status == 0
+    assert capsys.readouterr().out == f"{name} {__version__}\n"
+
+
+def test_the_package_runs_as_the_command() -> None:
+    command = [sys.executable, "-m", "p2p", "--version"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout) == (0, f"p2p {__version__}\n")
+
+
+@pytest.mark.parametrize("typed", ["RTX4090", "rtx-4090", "RTX 4090", "NVIDIA GeForce RTX 4090"])
+def test_a_gpu_is_known_however_its_name_is_spaced(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["flops", "doom-tiny", "--gpu", typed]) == 0
+    assert "x 165 TFLOP/s" in capsys.readouterr().out
+    assert main(["flops", "doom-tiny", "--gpu", "Voodoo"]) == 2
+    assert "--gpu 'Voodoo' is not known; choose one of" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))

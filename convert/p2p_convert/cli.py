@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from p2p import __version__
+from p2p.console import fail, log_to_stderr, note, say
 from p2p_convert.game_names import load_aliases
 from p2p_convert.plan import Options, Plan, Task
 from p2p_convert.run import Summary, convert
@@ -20,19 +23,19 @@ COMMANDS = ("verify", "inspect", "stats")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status (2 for what the user can mend)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    log_to_stderr(logging.WARNING)
     try:
         if arguments[:1] and arguments[0] in COMMANDS and not Path(arguments[0]).exists():
             from p2p_convert.look import run
 
             for line in run(arguments[0], arguments[1:]):
-                print(line)
+                say(line)
             return 0
         return _convert(arguments)
     except (ValueError, OSError) as error:
-        print(f"p2p: error: {error}", file=sys.stderr)
-        return 2
+        return fail(error)
     except KeyboardInterrupt:
-        print("p2p: interrupted; run the same command again to go on", file=sys.stderr)
+        note("p2p: interrupted; run the same command again to go on")
         return 130
 
 
@@ -42,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Convert raw recordings into shards.",
         epilog="Afterwards: p2p-convert verify OUT, p2p-convert inspect OUT [--sample K], p2p-convert stats OUT.",
     )
+    parser.add_argument("--version", action="version", version=f"p2p-convert {__version__}")
     parser.add_argument(
         "raw", nargs="+", metavar="RAW", help="folders of recordings, .tar.gz archives, hf://datasets/OWNER/NAME[/PATH]"
     )
@@ -126,7 +130,7 @@ class _Progress:
         total, to_do = (sum(task.source.num_bytes for task in tasks) for tasks in (plan.tasks, open_tasks))
         num_done = len(plan.tasks) - len(open_tasks)
         if num_done:
-            print(f"{num_done} of {len(plan.tasks)} tasks were done before: kept", file=sys.stderr)
+            note(f"{num_done} of {len(plan.tasks)} tasks were done before: kept")
         self._bar = tqdm(
             total=total,
             initial=total - to_do,
@@ -147,17 +151,17 @@ class _Progress:
 
 def _print_summary(summary: Summary, out: str, seconds: float) -> None:
     for stream in sorted(summary.recordings):
-        print(f"{out}/{stream}: {summary.recordings[stream]:,} recordings, {summary.frames[stream]:,} frames")
+        say(f"{out}/{stream}: {summary.recordings[stream]:,} recordings, {summary.frames[stream]:,} frames")
     frames = sum(summary.frames.values())
-    print(f"{frames:,} frames in {seconds:.1f} s ({frames / max(seconds, 1e-9):,.0f} frames/s)")
+    say(f"{frames:,} frames in {seconds:.1f} s ({frames / max(seconds, 1e-9):,.0f} frames/s)")
     for kind, count in sorted(summary.counts.items(), key=lambda item: -item[1])[:20]:
-        print(f"  {count:>8,} x {kind}")
+        say(f"  {count:>8,} x {kind}")
     if summary.rejected:
-        print(f"{len(summary.rejected)} recordings rejected, listed in {out}/rejected.jsonl:")
+        say(f"{len(summary.rejected)} recordings rejected, listed in {out}/rejected.jsonl:")
         for reason, count in summary.reasons.most_common():
-            print(f"  {count:>8,} x {reason}")
+            say(f"  {count:>8,} x {reason}")
         for verdict in summary.rejected[:10]:
-            print(f"    {verdict['where']}: {verdict['reason']}: {verdict['message']}")
+            say(f"    {verdict['where']}: {verdict['reason']}: {verdict['message']}")
 
 
 if __name__ == "__main__":

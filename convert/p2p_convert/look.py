@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from p2p import gate
 from p2p.format import COLUMNS, SYSTEM, USER, Segment, version_text
 from p2p_convert import statistics
 from p2p_convert.reading import read_index, read_shard, segments_of, stream_names
@@ -78,7 +79,8 @@ def _inspect(store: Store, sample: int | None) -> Iterator[str]:
         if sample is None:
             for recording in recordings[:20]:
                 yield (
-                    f"  {recording.id}: {recording.num_frames} frames in {len(recording.segment_frames)} segments, "
+                    f"  {gate.printable(recording.id)}: {recording.num_frames} frames in "
+                    f"{len(recording.segment_frames)} segments, "
                     f"{recording.num_user} user and {recording.num_system} system actions, game {recording.game!r}"
                 )
             if len(recordings) > 20:
@@ -145,7 +147,7 @@ def _stats(store: Store, pictures: str | None) -> Iterator[str]:
         raise ValueError(f"{store.address}: no stats.json; expected the OUT of a p2p-convert that has ended") from error
     yield from statistics.table(content["games"]).splitlines()
     for kind, count in sorted(content["counts"].items(), key=lambda item: -item[1]):
-        yield f"{count:>10,} x {kind}"
+        yield f"{count:>10,} x {gate.shown(kind, quote=False)}"
     if pictures:
         from p2p_convert.pictures import write_pictures
 

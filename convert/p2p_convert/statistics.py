@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from p2p import gate
 from p2p.actions import (
     BUTTON_NAMES,
     KEY_NAMES,
@@ -73,7 +74,7 @@ def _row(name: str, counts: Mapping[str, Any]) -> str:
     held = [*_named(KEY_NAMES, counts["keys"]), *_named([f"mouse {b}" for b in BUTTON_NAMES], counts["buttons"])]
     most = ", ".join(name for _, name in sorted(held, reverse=True)[:4])
     return (
-        f"{name[:32]:32} {counts['recordings']:>10,} {counts['frames']:>11,} {hours:>8.2f} "
+        f"{gate.printable(name)[:32]:32} {counts['recordings']:>10,} {counts['frames']:>11,} {hours:>8.2f} "
         f"{counts['user_rows'] / steps:>6.1%} {counts['system_rows'] / steps:>6.1%}  {most}"
     )
 

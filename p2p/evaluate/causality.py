@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from p2p.evaluate.console import say
+from p2p.console import say
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from p2p.evaluate.console import say
+from p2p.console import say
 
 if TYPE_CHECKING:
     from p2p.evaluate.metrics import Tally

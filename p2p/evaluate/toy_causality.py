@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from p2p.evaluate.console import say
+from p2p.console import say
 
 P_APPEAR, P_GONE = 0.1, 0.025
 NUM_NOISE = 3

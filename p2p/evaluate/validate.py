@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from p2p.console import say
 from p2p.evaluate.checkpoints import RUN, Checkpoint, LocalFolder, export_run_checkpoint
-from p2p.evaluate.console import say
 
 if TYPE_CHECKING:
     from p2p.evaluate.metrics import Estimate

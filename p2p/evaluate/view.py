@@ -14,7 +14,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from p2p.evaluate.console import say
+from p2p import gate
+from p2p.console import say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     if policy is not None:
         clip = with_predictions(clip, policy, args.free_running)
     write_view(clip, args.out)
-    say(f"{args.out}: {len(clip.frames)} frames of {clip.title}")
+    say(f"{args.out}: {len(clip.frames)} frames of {gate.printable(clip.title)}")
     return 0
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from p2p.console import say
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
@@ -24,5 +26,5 @@ def run(args: argparse.Namespace) -> int:
 
     folder = import_checkpoint(args.checkpoint, args.out, args.config)
     before, after = args.checkpoint.stat().st_size, (folder / WEIGHTS_NAME).stat().st_size
-    print(f"{folder}: {after / 1e6:,.1f} MB of weights from {before / 1e6:,.1f} MB of checkpoint")
+    say(f"{folder}: {after / 1e6:,.1f} MB of weights from {before / 1e6:,.1f} MB of checkpoint")
     return 0

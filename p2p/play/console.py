@@ -1,16 +1,12 @@
-"""What the commands show on the screen: lines, and one progress bar at a time."""
+"""What the commands show on the screen while they work: one progress bar at a time."""
 
 import sys
 import time
 from typing import TextIO
 
+from p2p import gate
+
 _BAR_WIDTH = 28
-
-
-def say(line: str = "") -> None:
-    """One line on standard output, at once."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
 
 
 def duration_text(seconds: float) -> str:
@@ -58,5 +54,5 @@ class Progress:
             f"  {self._label} [{bar:<{_BAR_WIDTH}}] {self._done}/{self._total} {self._unit}"
             f"  {rate:.{0 if rate >= 10 else 1}f}/s  {duration_text(elapsed_s)} {left} {self._note}"
         )
-        self._stream.write(f"{text:<110}{end}")
+        self._stream.write(f"{gate.printable(text):<110}{end}")
         self._stream.flush()

@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from p2p.play.console import Progress, say
+from p2p.console import say
+from p2p.play.console import Progress
 from p2p.play.games import GAMES, game_info
 from p2p.play.workers import CONTEXT, Report, run_workers
 

@@ -16,7 +16,8 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from p2p.play.console import Progress, duration_text, say
+from p2p.console import say
+from p2p.play.console import Progress, duration_text
 from p2p.play.games import FRAME_RATE_HZ, FRAME_SIZE, GAMES, Game, game_info, open_game
 from p2p.play.player import SCRIPTED, Disturbed, scripted_player
 from p2p.play.workers import Report, run_workers

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from p2p.config import PolicyConfig
+from p2p.console import say
 from p2p.recipe import Recipe, load_recipe, parse_duration
 
 if TYPE_CHECKING:
@@ -325,10 +326,10 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--gpu {args.gpu!r} is not known; choose one of {', '.join(PEAK_FLOPS)}")
     if not 0 < args.mfu <= 1 or args.gpus < 1:
         raise ValueError(f"--mfu {args.mfu} must be in (0, 1], --gpus {args.gpus} at least 1")
-    print("\n".join(describe(recipe, args.gpus, peak, args.mfu, args.frames)))
+    say("\n".join(describe(recipe, args.gpus, peak, args.mfu, args.frames)))
     rate = frames_per_second(recipe, peak * args.gpus * args.mfu)
     loader = Loader(args.loader_rate, args.frame_bytes, args.dataset_frames)
-    print("\n".join(["", *loader_needs(recipe, args.gpus, rate, loader)]))
+    say("\n".join(["", *loader_needs(recipe, args.gpus, rate, loader)]))
     return 0
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from p2p.console import fail, log_to_stderr
 from p2p.recipe import Recipe, load_recipe, save_recipe
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-USER_ERROR = 2
 USAGE = "composer [-n PROCESSES] launch RECIPE.yaml [key=value ...]"
 
 
@@ -35,15 +34,13 @@ def main(argv: Sequence[str]) -> int:
         recipe = load_recipe(args.recipe, args.overrides)
         trainer = build(recipe)
     except (ValueError, OSError) as error:
-        print(f"p2p: error: {error}", file=sys.stderr)
-        return USER_ERROR
+        return fail(error)
     from p2p.data.stream import ShardError
 
     try:
         fit(recipe, trainer)
     except (ShardError, OSError) as error:  # damaged or unreachable shards, a full disk, an upload that failed
-        print(f"p2p: error: {_last_line(error)}", file=sys.stderr)
-        return USER_ERROR
+        return fail(_last_line(error))
     return 0
 
 
@@ -54,7 +51,7 @@ def _last_line(error: Exception) -> str:
 
 def set_up_logging() -> None:
     """Progress of process 0 on stderr; the libraries' chatter stays out."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    log_to_stderr(logging.WARNING, "%(asctime)s %(message)s", "%H:%M:%S")
     logging.getLogger("p2p").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
     warnings.filterwarnings("ignore", message="FSDP2 Config/APIs are experimental")
     warnings.filterwarnings("ignore", message="The _fsdp_wrap attribute will be removed")

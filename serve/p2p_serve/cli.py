@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from p2p import __version__
+from p2p.console import fail, log_to_stderr, say
+
 if TYPE_CHECKING:
     import torch
 
@@ -18,7 +21,6 @@ if TYPE_CHECKING:
     from p2p_serve.players import PolicyPlayer
     from p2p_serve.text import TextSource
 
-USER_ERROR = 2
 DEFAULT_SOCKET = Path("/tmp/uds.recap")
 TOOLS = ("echo", "playback", "loadtest", "bench")
 
@@ -35,7 +37,7 @@ _DESCRIPTION = """Serve a policy in real time: frames in, keys and mouse out, ov
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status is 0, or 2 for a user's error."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    log_to_stderr(logging.INFO)
     try:
         tool, args = parse(arguments)
         return _RUNNERS[tool](args)
@@ -46,9 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         if error.name not in extra:
             raise
-        return _fail(extra[error.name])
+        return fail(extra[error.name])
     except (ValueError, OSError) as error:
-        return _fail(error)
+        return fail(error)
     except KeyboardInterrupt:
         return 130
 
@@ -57,11 +59,6 @@ def parse(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
     """What is to run, "serve" or one of TOOLS, and its options; exits with status 2 when they are wrong."""
     tool = arguments[0] if arguments and arguments[0] in TOOLS else "serve"
     return tool, _PARSERS[tool]().parse_args(arguments if tool == "serve" else arguments[1:])
-
-
-def _fail(message: object) -> int:
-    print(f"p2p: error: {message}", file=sys.stderr)
-    return USER_ERROR
 
 
 # ------------------------------------------------------------------ arguments
@@ -115,6 +112,7 @@ def _serve_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "p2p-serve", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--version", action="version", version=f"p2p-serve {__version__}")
     _policy_arguments(parser)
     _sampling_arguments(parser)
     _listening_arguments(parser)
@@ -306,7 +304,7 @@ def _run_loadtest(args: argparse.Namespace) -> int:
         raise ValueError(f"--fps {args.fps:g} --seconds {args.seconds:g}: both must be above 0, and not endless")
     with connect_tcp(args.tcp) if args.tcp else connect_unix(args.socket, any_user=args.any_user) as connection:
         result = run_load(connection, args.fps, args.seconds, args.size)
-    print(result.report())
+    say(result.report())
     return 0 if len(result.round_trips_ms) else 1
 
 
@@ -314,8 +312,8 @@ def _run_bench(args: argparse.Namespace) -> int:
     policy, what = _open_policy(args)
     from p2p_serve.bench import time_steps
 
-    print(what)
-    print(time_steps(policy, args.steps, args.seed))
+    say(what)
+    say(time_steps(policy, args.steps, args.seed))
     return 0
 
 
