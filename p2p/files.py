@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -20,6 +21,7 @@ from typing import IO, BinaryIO
 
 _BUFFER_BYTES = 1 << 20  # many small pieces become few writes
 _TEMPORARY = ".partial"
+_TEMPORARY_NAME = re.compile(r"\..{1,100}\.[0-9a-f]{16}" + re.escape(_TEMPORARY), re.DOTALL)
 
 
 class InUse(ValueError):  # noqa: N818  a verdict on a place
@@ -29,6 +31,11 @@ class InUse(ValueError):  # noqa: N818  a verdict on a place
 def temporary_path(path: Path) -> Path:
     """A new random name beside `path`: hidden, and ending in .partial."""
     return path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}{_TEMPORARY}")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether `temporary_path` may have given this name. Such a file is nobody's once its place has a new owner."""
+    return _TEMPORARY_NAME.fullmatch(name) is not None
 
 
 @contextlib.contextmanager

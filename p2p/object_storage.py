@@ -16,9 +16,13 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
+
+from p2p import gate
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +34,7 @@ _REPORTED_AFTER_S = 5.0
 _PASSING_STATUS = (408, 429, 500, 502, 503, 504)
 _PASSING_CODES = ("RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded")
 _MISSING_CODES = ("404", "NoSuchKey")
-_EXISTS_CODES = ("412", "PreconditionFailed", "409", "ConditionalRequestConflict")
+_UNMET_CODES = ("412", "PreconditionFailed", "409", "ConditionalRequestConflict")
 
 
 class StorageError(ValueError):
@@ -45,11 +49,24 @@ class StoredObject:
     etag: str
 
 
+@dataclass(frozen=True)
+class Version:
+    """An object as it was read once: its content, its etag, and how long ago it was written, by the store's clock.
+
+    A store that does not say what time it is gives an age of 0.
+    """
+
+    content: bytes
+    etag: str
+    age_s: float
+
+
 class ObjectFolder:
     """The objects below s3://bucket/prefix; their names are relative to it.
 
     An object appears whole or not at all. All methods raise StorageError when the store refuses or stays out of
-    reach for `patience_s`, and FileNotFoundError for an object that is not there.
+    reach for `patience_s`, and FileNotFoundError for an object that is not there. What a store says is a stranger's:
+    a listed name is a plain relative path, and no more is read than was asked for, or the method raises StorageError.
     """
 
     def __init__(self, url: str, patience_s: float = PATIENCE_S) -> None:
@@ -60,19 +77,39 @@ class ObjectFolder:
         self.patience_s = patience_s
 
     def list(self, prefix: str = "") -> dict[str, StoredObject]:
-        """The objects whose names begin with `prefix`, in order of their names."""
+        """The objects whose names begin with `prefix`, in order of their names; folder markers are left out."""
         with _explained(f"{self.url}/{prefix}"):
             pages = self._s3().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._key(prefix))
             entries = [entry for page in pages for entry in page.get("Contents", [])]
-        skip = len(self._key(""))
-        found = {entry["Key"][skip:]: StoredObject(int(entry["Size"]), str(entry["ETag"])) for entry in entries}
+        found = {}
+        for entry in entries:
+            if not entry["Key"].endswith("/"):  # an empty object that some tools make for a folder
+                found[self._name(entry["Key"])] = StoredObject(int(entry["Size"]), str(entry["ETag"]))
         return dict(sorted(found.items()))
 
-    def read(self, name: str) -> bytes:
-        content = io.BytesIO()
+    def read(self, name: str, max_bytes: int) -> bytes:
+        """The content of an object of at most `max_bytes`."""
+        content = _Bounded(f"{self.url}/{name}", max_bytes)
         with _explained(f"{self.url}/{name}"):
             self._s3().download_fileobj(self.bucket, self._key(name), content)
         return content.getvalue()
+
+    def look(self, name: str, max_bytes: int) -> Version:
+        """A small object with its etag and its age."""
+        from botocore import exceptions
+
+        with _explained(f"{self.url}/{name}"):
+            for is_last in (False, False, True):
+                answer = self._s3().get_object(Bucket=self.bucket, Key=self._key(name))
+                content = _Bounded(f"{self.url}/{name}", max_bytes)
+                try:
+                    for piece in answer["Body"].iter_chunks():
+                        content.write(piece)
+                    break
+                except (exceptions.HTTPClientError, exceptions.IncompleteReadError):
+                    if is_last:
+                        raise
+        return Version(content.getvalue(), str(answer["ETag"]), _age_s(answer))
 
     def write(self, name: str, content: bytes) -> None:
         with _explained(f"{self.url}/{name}"):
@@ -80,22 +117,33 @@ class ObjectFolder:
 
     def create(self, name: str, content: bytes) -> bool:
         """Write an object that is not there yet; False when it is: another's, or one's own whose answer was lost."""
-        from botocore.exceptions import ClientError
-
         with _explained(f"{self.url}/{name}"):
-            try:
-                self._s3().put_object(Bucket=self.bucket, Key=self._key(name), Body=content, IfNoneMatch="*")
-            except ClientError as error:
-                if _code(error) in _EXISTS_CODES:
-                    return False
-                raise
-        return True
+            return self._if_it_holds("put_object", Key=self._key(name), Body=content, IfNoneMatch="*")
+
+    def replace(self, name: str, content: bytes, etag: str) -> bool:
+        """Write an object that still has this etag; False when it has not, or when only the answer was lost.
+
+        A store that does not know the condition writes in any case: look again where it matters.
+        """
+        with _explained(f"{self.url}/{name}"):
+            return self._if_it_holds("put_object", Key=self._key(name), Body=content, IfMatch=etag)
+
+    def delete_version(self, name: str, etag: str) -> bool:
+        """Delete an object that still has this etag; False as `replace`."""
+        with _explained(f"{self.url}/{name}"):
+            return self._if_it_holds("delete_object", Key=self._key(name), IfMatch=etag)
 
     def upload(self, path: Path, name: str) -> None:
         with _explained(f"{self.url}/{name}"):
             self._s3().upload_file(str(path), self.bucket, self._key(name))
 
     def download(self, name: str, path: Path) -> None:
+        """Write an object to `path`; folders above it are made.
+
+        Raises:
+            Refused: when the name climbs or is no plain relative path, so that a path built from it stays below.
+        """
+        gate.plain_path(name, self.url)
         path.parent.mkdir(parents=True, exist_ok=True)
         with _explained(f"{self.url}/{name}"):
             self._s3().download_file(self.bucket, self._key(name), str(path))
@@ -105,11 +153,56 @@ class ObjectFolder:
             with _explained(f"{self.url}/{name}"):
                 self._s3().delete_object(Bucket=self.bucket, Key=self._key(name))
 
+    def _if_it_holds(self, operation: str, **arguments: Any) -> bool:
+        """Whether a conditional request was carried out; False when its condition did not hold."""
+        from botocore.exceptions import ClientError
+
+        try:
+            getattr(self._s3(), operation)(Bucket=self.bucket, **arguments)
+        except ClientError as error:
+            if _code(error) in _UNMET_CODES:
+                return False
+            raise
+        return True
+
     def _key(self, name: str) -> str:
         return f"{self.prefix}/{name}" if self.prefix else name
 
+    def _name(self, key: str) -> str:
+        """The name, below the prefix, of a listed key."""
+        begin = self._key("")
+        try:
+            if not key.startswith(begin):
+                raise gate.Refused(f"{gate.shown(key)} does not begin with {gate.shown(begin)}")
+            return gate.plain_path(key[len(begin) :], "the listing")
+        except gate.Refused as error:
+            raise StorageError(f"{self.url}: {error}; delete or rename that object, or take another prefix") from None
+
     def _s3(self) -> Any:
         return client(self.patience_s)
+
+
+class _Bounded(io.BytesIO):
+    """Memory that takes so many bytes and no more, wherever they are written."""
+
+    def __init__(self, where: str, max_bytes: int) -> None:
+        super().__init__()
+        self._where, self._max_bytes = where, max_bytes
+
+    def write(self, data: Any) -> int:
+        if self.tell() + len(data) > self._max_bytes:
+            raise StorageError(f"{self._where}: longer than {self._max_bytes} bytes, the most that is read of it")
+        return super().write(data)
+
+
+def _age_s(answer: dict[str, Any]) -> float:
+    """Seconds from an object's last change to the answer that holds it, both by the store's clock."""
+    date = answer["ResponseMetadata"]["HTTPHeaders"].get("date", "")
+    changed = answer.get("LastModified")
+    try:
+        return (parsedate_to_datetime(date) - changed).total_seconds() if isinstance(changed, datetime) else 0.0
+    except (ValueError, TypeError):  # no date, or one without a zone
+        return 0.0
 
 
 def client(patience_s: float = PATIENCE_S, unsigned: bool = False) -> Any:

@@ -74,6 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-rejected", type=float, default=0.5, metavar="F", help="fail above this share of bad recordings (0.5)"
     )
+    parser.add_argument(
+        "--break-lock", action="store_true", help="take an s3:// OUT from a conversion that died without giving it back"
+    )
     return parser
 
 
@@ -101,6 +104,7 @@ def _convert(arguments: list[str]) -> int:
             args.executor,
             bar.task_done,
             bar.started,
+            args.break_lock,
         )
     finally:
         bar.close()

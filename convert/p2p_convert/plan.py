@@ -58,13 +58,14 @@ class Options:
 
 @dataclass(frozen=True)
 class Task:
-    """Some recordings, converted together into shards of their own."""
+    """Some recordings, converted together into shards of their own; `lease` names whose work it is."""
 
     number: int
     source: Source
     options: Options
     out: str
     validation: frozenset[str] | None = field(default_factory=frozenset)
+    lease: str = ""
 
     def is_validation(self, recording: str) -> bool:
         """Whether a recording belongs to the validation split; by its position alone where no list was made."""

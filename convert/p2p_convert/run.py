@@ -42,11 +42,12 @@ def convert(
     executor: str = "local",
     progress: Progress | None = None,
     started: Callable[[Plan, Sequence[Task]], None] | None = None,
+    break_lock: bool = False,
 ) -> Summary:
     """Convert the recordings below `raw` into streams below `out`.
 
     `executor` names one of EXECUTORS. `started` hears of the plan and of its tasks that are still to do, `progress`
-    of each task done.
+    of each task done. `break_lock` takes OUT, in a store, from a conversion that is gone without giving it back.
 
     Raises:
         ValueError: when there is nothing to convert, OUT holds something else or is in use, or more than the
@@ -54,13 +55,15 @@ def convert(
     """
     plan = make_plan(raw, str(out), options)
     store = open_store(str(out))
-    with store.locked():
-        open_tasks = claim(store, plan)
+    with store.locked(break_lock) as hold:
+        open_tasks = [replace(task, lease=hold.token) for task in claim(store, plan)]
         if started:
             started(plan, open_tasks)
         for task, report in EXECUTORS[executor](open_tasks, num_workers):
+            hold.check()
             if progress:
                 progress(task, report)
+        hold.check()
         return finish(plan, store, max_rejected)
 
 

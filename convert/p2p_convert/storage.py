@@ -6,23 +6,28 @@ Both give a file its name only when it is complete. A store is found anew from i
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import os
-import socket
-import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from p2p.object_storage import PATIENCE_S, ObjectFolder, StorageError
-from p2p_convert.files import write_file
+from p2p import gate
+from p2p.files import is_temporary, take, write_file
+from p2p.object_storage import ObjectFolder
+from p2p_convert.files import explained
+from p2p_convert.lease import ELSEWHERE, LOCK, LeaseLost, is_of, leased
 
-LOCK = ".convert/lock"
-# A lock is stale when nobody renewed it for longer than its owner may have to wait for the store.
-_LOCK_RENEWED_S, _LOCK_STALE_S = 20.0, 3 * PATIENCE_S
-_RELEASE_PATIENCE_S = 5.0  # for giving a lock back when the conversion has failed
+_MAX_BYTES = 1 << 32  # of a shard, the largest file
+_MAX_LOCK_BYTES = 4096
+
+
+class Hold(Protocol):
+    """An address that is held alone. `token` names who holds it, "" where the kernel sees to that."""
+
+    token: str
+
+    def check(self) -> None:
+        """ValueError when it is no longer held."""
 
 
 class Store(Protocol):
@@ -33,14 +38,23 @@ class Store(Protocol):
     def write(self, name: str, *pieces: bytes | memoryview) -> None:
         """Write a file whole or not at all."""
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, max_bytes: int = _MAX_BYTES) -> bytes:
         """The content of a file; FileNotFoundError when there is none."""
 
-    def names(self, prefix: str = "") -> list[str]:
-        """The files whose name begins so, in order."""
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """{name: bytes} of the files whose name begins so, in order."""
 
-    def locked(self) -> contextlib.AbstractContextManager[None]:
+    def names(self, prefix: str = "") -> list[str]:
+        """Their names alone."""
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Remove files."""
+
+    def locked(self, break_lock: bool = False) -> contextlib.AbstractContextManager[Hold]:
         """Hold the address alone; ValueError when another conversion does."""
+
+    def check(self, token: str) -> None:
+        """In a worker: ValueError when the address is no longer held by the conversion of this token."""
 
 
 def open_store(address: str) -> Store:
@@ -48,38 +62,66 @@ def open_store(address: str) -> Store:
     return S3Store(address) if address.startswith("s3://") else FolderStore(address)
 
 
-def _in_use(address: str) -> ValueError:
-    return ValueError(f"{address}: another conversion is writing to it; wait for it, or name another OUT")
-
-
 class FolderStore:
-    """A folder on a disk."""
+    """A folder on a disk. Hidden files in it are not part of the conversion."""
 
     def __init__(self, address: str) -> None:
         self.address = address
         self._root = Path(address)
 
     def write(self, name: str, *pieces: bytes | memoryview) -> None:
-        write_file(self._root / name, *pieces)
+        path = self._root / name
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_file(path, *pieces)
 
-    def read(self, name: str) -> bytes:
-        return (self._root / name).read_bytes()
+    def read(self, name: str, max_bytes: int = _MAX_BYTES) -> bytes:
+        return gate.read_regular(self._root / name, max_bytes)
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        found = {}
+        for path in self._root.rglob("*"):
+            name = path.relative_to(self._root).as_posix()
+            if name.startswith(prefix) and not path.name.startswith(".") and path.is_file():
+                found[name] = path.stat().st_size
+        return dict(sorted(found.items()))
 
     def names(self, prefix: str = "") -> list[str]:
-        files = (path for path in self._root.rglob("*") if path.is_file() and not path.name.endswith(".part"))
-        return sorted(n for n in (path.relative_to(self._root).as_posix() for path in files) if n.startswith(prefix))
+        return list(self.sizes(prefix))
+
+    def delete(self, names: Sequence[str]) -> None:
+        for name in names:
+            (self._root / name).unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """The lock goes with the process."""
+    def locked(self, break_lock: bool = False) -> Iterator[Hold]:
+        """The lock goes with the process, so there is none to break. What a killed one had begun is removed."""
         path = self._root / LOCK
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise _in_use(self.address) from error
-            yield
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with take(path, self.address, ELSEWHERE) as file:
+            for leftover in self._root.rglob(".*"):
+                if is_temporary(leftover.name):
+                    leftover.unlink(missing_ok=True)
+            yield _FolderHold(path, os.fstat(file.fileno()).st_ino)
+
+    def check(self, token: str) -> None:
+        """Workers end with the process that holds the lock."""
+
+
+class _FolderHold:
+    token = ""
+
+    def __init__(self, path: Path, inode: int) -> None:
+        self._path, self._inode = path, inode
+
+    def check(self) -> None:
+        try:
+            found = os.stat(self._path).st_ino
+        except FileNotFoundError:
+            found = -1
+        if found != self._inode:
+            raise LeaseLost(f"{self._path}: removed while this conversion was writing; run the same command again")
 
 
 class S3Store:
@@ -92,55 +134,25 @@ class S3Store:
     def write(self, name: str, *pieces: bytes | memoryview) -> None:
         self._objects.write(name, b"".join(pieces))
 
-    def read(self, name: str) -> bytes:
-        return self._objects.read(name)
+    def read(self, name: str, max_bytes: int = _MAX_BYTES) -> bytes:
+        return self._objects.read(name, max_bytes)
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        return {name: each.num_bytes for name, each in self._objects.list(prefix).items()}
 
     def names(self, prefix: str = "") -> list[str]:
         return list(self._objects.list(prefix))
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """A lock object that only one can create, renewed while it is held; one that is not renewed is stale."""
-        me = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
-        self._take_lock(me)
-        stop = threading.Event()
-        renewal = threading.Thread(target=self._renew, args=(me, stop), daemon=True)
-        renewal.start()
+    def delete(self, names: Sequence[str]) -> None:
+        self._objects.delete(names)
+
+    def locked(self, break_lock: bool = False) -> contextlib.AbstractContextManager[Hold]:
+        return leased(self.address, break_lock)
+
+    def check(self, token: str) -> None:
         try:
-            try:
-                yield
-            finally:
-                stop.set()
-                renewal.join()
-        except BaseException:  # says more than a lock that cannot be given back; nobody renews it, so it grows stale
-            with contextlib.suppress(ValueError, OSError):
-                ObjectFolder(self.address, patience_s=_RELEASE_PATIENCE_S).delete([LOCK])
-            raise
-        self._objects.delete([LOCK])
-
-    def _take_lock(self, me: dict[str, Any]) -> None:
-        for _ in range(3):
-            if self._objects.create(LOCK, json.dumps({**me, "renewed": time.time()}).encode()):
-                return
-            try:
-                owner = json.loads(self.read(LOCK))
-            except FileNotFoundError:  # given back in the meantime
-                continue
-            if all(owner[name] == value for name, value in me.items()):  # ours: only the answer was lost
-                return
-            if not _is_stale(owner, me):
-                break
-            self._objects.delete([LOCK])
-        raise _in_use(self.address)
-
-    def _renew(self, me: dict[str, Any], stop: threading.Event) -> None:
-        while not stop.wait(_LOCK_RENEWED_S):
-            with contextlib.suppress(StorageError):  # the next renewal may succeed; the conversion has its own errors
-                self.write(LOCK, json.dumps({**me, "renewed": time.time()}).encode())
-
-
-def _is_stale(owner: dict[str, Any], me: dict[str, Any]) -> bool:
-    """Whether the owner of a lock is gone: its process on this host, or nobody renewed it for long."""
-    if owner["host"] == me["host"]:
-        return owner["pid"] != me["pid"] and not Path(f"/proc/{owner['pid']}").exists()
-    return time.time() - float(owner["renewed"]) > _LOCK_STALE_S
+            is_held = not token or is_of(self._objects.look(LOCK, _MAX_LOCK_BYTES), token)
+        except FileNotFoundError:
+            is_held = False
+        if not is_held:
+            raise LeaseLost(f"{self.address}: another conversion took it over; nothing more of this one is written")

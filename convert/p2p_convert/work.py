@@ -49,6 +49,7 @@ def run_task(task: Task) -> dict[str, Any]:
         "counts": dict(sorted(counts.items())),
         "stats": stats,
     }
+    store.check(task.lease)
     store.write(task.report_name, json.dumps(report, sort_keys=True).encode() + b"\n")
     return report
 

@@ -44,7 +44,7 @@ def test_it_goes_on_when_there_is_room(
         told = "No space left on device; make room and run the same command again to go on"
         assert re.search(rf"p2p: error: {re.escape(str(out))}/({file}): cannot be written: {told}", error), error
         finished = tree_digest(out, ("lock",))
-        assert not list(out.rglob("*.part"))
+        assert not list(out.rglob("*.partial"))
         expected = tree_digest(calm)
         assert finished.items() <= expected.items()
         assert "train/index.json" not in finished

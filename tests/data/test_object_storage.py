@@ -169,11 +169,12 @@ def test_every_request_is_repeated(failure: str, quiet_proxy: FaultyProxy, tmp_p
     assert fails_twice(folder.create, "created", content) == (failure == "503")  # else the first one did its work
     assert list(fails_twice(folder.list)) == ["created", "uploaded", "written"]
     fails_twice(folder.download, "uploaded", tmp_path / "down")
-    assert (tmp_path / "down").read_bytes() == fails_twice(folder.read, "written") == content
+    assert (tmp_path / "down").read_bytes() == fails_twice(folder.read, "written", 10) == content
+    assert fails_twice(folder.look, "written", 10).content == content
     fails_twice(folder.delete, ["created", "uploaded"])
     assert list(folder.list()) == ["written"]
     with pytest.raises(FileNotFoundError, match="no such object"):
-        fails_twice(folder.read, "created")
+        fails_twice(folder.read, "created", 10)
 
 
 def test_patience_has_an_end_and_the_error_says_what_to_do(quiet_proxy: FaultyProxy, tmp_path: Path) -> None:
@@ -181,7 +182,7 @@ def test_patience_has_an_end_and_the_error_says_what_to_do(quiet_proxy: FaultyPr
     (tmp_path / "up").write_bytes(b"x")
     quiet_proxy.outage(3600)
     begin = time.monotonic()
-    for call in (folder.list, lambda: folder.read("x"), lambda: folder.upload(tmp_path / "up", "x")):
+    for call in (folder.list, lambda: folder.read("x", 9), lambda: folder.upload(tmp_path / "up", "x")):
         with pytest.raises(StorageError, match=r"s3://recordings/patience/.*does not answer.*check S3_ENDPOINT_URL"):
             call()
     assert 1.5 < time.monotonic() - begin < 60
@@ -225,7 +226,7 @@ def test_one_conversion_at_a_time_and_the_lock_of_a_dead_one_goes(raw: Path, end
             try:
                 convert([raw], address, OPTIONS)
             except ValueError as error:
-                os._exit(7 if "another conversion is writing" in str(error) else 1)
+                os._exit(7 if "is using it; wait for it, or name another OUT" in str(error) else 1)
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     child = os.fork()
