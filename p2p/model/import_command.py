@@ -7,24 +7,49 @@ from pathlib import Path
 
 from p2p.console import say
 
+RECIPES = Path(__file__).resolve().parent.parent.parent / "recipes"  # of a checkout
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Turn a released checkpoint (Lightning .ckpt with its model_config.yaml) into a policy folder: "
-        "model.safetensors and config.yaml. The optimizer state inside the checkpoint is not read."
+        "Turn a released checkpoint (Lightning .ckpt) into a policy folder: model.safetensors and config.yaml. "
+        "The optimizer state inside the checkpoint is not read. Its architecture comes from --config, --recipe, the "
+        "model_config.yaml beside it, or else from its tensors, and is always held against these."
     )
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT.ckpt")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the policy folder to write")
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="its model_config.yaml (default: beside the checkpoint)"
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="the original's model_config.yaml or config/policy_model/SIZE.yaml (default: the one beside it)",
+    )
+    source.add_argument(
+        "--recipe", metavar="NAME", help="take the policy of this recipe instead: 150M, 300M, 600M, 1200M, or a file"
     )
 
 
 def run(args: argparse.Namespace) -> int:
     from p2p.model.original import import_checkpoint
     from p2p.model.weights import WEIGHTS_NAME
+    from p2p.recipe import load_recipe
 
-    folder = import_checkpoint(args.checkpoint, args.out, args.config)
+    config = load_recipe(_recipe_file(args.recipe)).policy if args.recipe else None
+    folder = import_checkpoint(args.checkpoint, args.out, args.config, config)
     before, after = args.checkpoint.stat().st_size, (folder / WEIGHTS_NAME).stat().st_size
     say(f"{folder}: {after / 1e6:,.1f} MB of weights from {before / 1e6:,.1f} MB of checkpoint")
     return 0
+
+
+def _recipe_file(name: str) -> Path:
+    """The file of a recipe: a path, or a name in recipes/ here or of the checkout.
+
+    Raises:
+        ValueError: when there is none.
+    """
+    candidates = [Path(name), Path("recipes") / f"{name}.yaml", RECIPES / f"{name}.yaml"]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise ValueError(f"--recipe is {name!r}: no such file, and no recipes/{name}.yaml; name a recipe's file")

@@ -1,6 +1,6 @@
 """Policy folders: `model.safetensors` + `config.yaml`, written atomically, read without copies.
 
-This file and `original.py` are the only ones of the model that touch the disk.
+This file and those of the original's layout (`original*.py`) are the only ones of the model that touch the disk.
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ TINY = PolicyConfig(
     dim=32, num_layers=2, num_heads=4, num_timesteps=4, attention_history=(2, 4), decoder_num_heads=8,
     num_thinking_tokens=3, num_sink_tokens=2, num_image_tokens=2, num_text_tokens=2,
 )  # fmt: skip
-VIT = dataclasses.replace(TINY, image_encoder="vit", num_image_tokens=144)
 
 
 @pytest.fixture
@@ -46,14 +45,13 @@ def import_from(folder: Path, out: Path) -> Path:
     return import_checkpoint(next(folder.glob("*.ckpt")), out)
 
 
-@pytest.mark.parametrize("config", [TINY, VIT])
-def test_a_policy_goes_through_both_layouts_unchanged(config: PolicyConfig, tmp_path: Path) -> None:
+def test_a_policy_goes_through_both_layouts_unchanged(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    policy = Policy(config)
+    policy = Policy(TINY)
     folder = save_policy(policy, tmp_path / "policy")
-    assert load_policy_config(folder / "config.yaml") == config
+    assert load_policy_config(folder / "config.yaml") == TINY
     again = load_policy(import_from(export_checkpoint(folder, tmp_path / "original").parent, tmp_path / "again"))
-    assert again.config == config
+    assert again.config == TINY
     for name, tensor in policy.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
     assert not again.training
@@ -94,9 +92,9 @@ def test_bfloat16_on_request(tmp_path: Path) -> None:
         ("policy_model.attention_history_len", [2, 3], "whose maximum is 4"),
         ("policy_model.action_decoder.embed_dim", 64, "embed_dim is 64"),
         ("policy_model.transformer_dim", 64, "embed_dim is 32"),
-        ("policy_model.n_thinking_tokens", 1, "thinking has shape"),
+        ("policy_model.n_thinking_tokens", 1, r"n_thinking_tokens is 1, the tensors have 3 \(bc_trans"),
         ("policy_model.n_transformer_layers", 3, "expected 3 numbers"),
-        ("policy_model.n_kv_sink_tokens", 0, r"unexpected: .*k_sinks"),
+        ("policy_model.n_kv_sink_tokens", 0, r"n_kv_sink_tokens is 0, the tensors have 2 \(.*k_sinks"),
         ("shared.tokenizer.type", "mlp", "expected conv or vit"),
     ],
 )
@@ -133,7 +131,7 @@ def test_copies_of_the_image_tokenizer_that_differ_are_refused(original: Path, t
 def test_a_damaged_checkpoint_is_refused(original: Path, tmp_path: Path) -> None:
     path = next(original.glob("*.ckpt"))
     path.write_bytes(path.read_bytes()[:-2000])
-    with pytest.raises(ValueError, match=r"weights_only.*download complete"):
+    with pytest.raises(ValueError, match=r"not end with the directory of a zip file.*download complete"):
         import_from(original, tmp_path / "imported")
 
 
@@ -167,12 +165,6 @@ def test_a_broken_policy_folder_is_refused(tmp_path: Path, name: str, content: b
         (folder / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         load_policy(folder)
-
-
-def test_a_small_cnn_cannot_be_written_back(tmp_path: Path) -> None:
-    config = dataclasses.replace(TINY, image_encoder="small_cnn")
-    with pytest.raises(ValueError, match="small_cnn"):
-        export_checkpoint(save_policy(Policy(config), tmp_path / "policy"), tmp_path / "original")
 
 
 IMPORT_IN_A_PROCESS = """
