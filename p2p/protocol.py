@@ -19,10 +19,12 @@ from p2p.proto import video_inference_pb2 as messages
 
 DEFAULT_SOCKET = "/tmp/uds.recap"
 FRAME_RATE_HZ = 20
-MAX_MESSAGE_BYTES = 32 * 2**20  # room for one frame of 3840 x 2160
+MAX_MESSAGE_BYTES = 32 * 2**20  # a longer one is believed to be a mistake
+MAX_FRAME_PIXELS = 1920 * 1200  # a larger frame is not worth its way: what the policy sees is 192 x 192
 _LENGTH = struct.Struct("<I")
 _BLOCK_BYTES = 2**16
 _INT32_MAX = 2**31 - 1
+_MAX_GAP = 3600 * FRAME_RATE_HZ
 
 
 class ProtocolError(ValueError):
@@ -38,21 +40,29 @@ class Frame:
 
 
 class MessageReader:
-    """Cuts a stream of bytes into payloads; holds at most one unfinished message."""
+    """Cuts a stream of bytes into payloads; holds at most one unfinished message.
 
-    def __init__(self, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
+    Args:
+        max_message_bytes: a message that announces more ends the connection: its length cannot be trusted.
+        max_kept_bytes: a message that announces more is read past, counted in `num_skipped`, and takes no memory.
+    """
+
+    def __init__(self, max_message_bytes: int = MAX_MESSAGE_BYTES, max_kept_bytes: int | None = None) -> None:
         self._max_message_bytes = max_message_bytes
+        self._max_kept_bytes = max_message_bytes if max_kept_bytes is None else max_kept_bytes
+        self.num_skipped = 0
+        self.last_skipped_bytes = 0
         self._reset()
 
     def _reset(self) -> None:
         self._prefix = bytearray()
         self._blocks: list[bytearray] = []  # of the payload; a large message never moves while it grows
-        self._num_missing = 0
+        self._length = self._num_missing = 0
 
     @property
     def num_pending_bytes(self) -> int:
         """Bytes of a message that has not arrived completely."""
-        return len(self._prefix) + sum(map(len, self._blocks))
+        return len(self._prefix) + self._length - self._num_missing
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[bytes]:
         """Add what arrived; returns the payloads that are complete now, in order.
@@ -70,14 +80,25 @@ class MessageReader:
             part = rest[: self._num_missing]
             rest = rest[len(part) :]
             self._num_missing -= len(part)
-            if self._blocks and len(self._blocks[-1]) < _BLOCK_BYTES:
-                self._blocks[-1] += part
-            elif part:
-                self._blocks.append(bytearray(part))
+            if self._length <= self._max_kept_bytes:
+                self._keep(part)
             if not self._num_missing:
-                payloads.append(b"".join(self._blocks))
-                self._reset()
+                self._complete(payloads)
         return payloads
+
+    def _keep(self, part: memoryview) -> None:
+        if self._blocks and len(self._blocks[-1]) < _BLOCK_BYTES:
+            self._blocks[-1] += part
+        elif part:
+            self._blocks.append(bytearray(part))
+
+    def _complete(self, payloads: list[bytes]) -> None:
+        if self._length <= self._max_kept_bytes:
+            payloads.append(b"".join(self._blocks))
+        else:
+            self.num_skipped += 1
+            self.last_skipped_bytes = self._length
+        self._reset()
 
     def _take_prefix(self, rest: memoryview) -> memoryview:
         """Move bytes of the length prefix over; returns what follows them."""
@@ -91,7 +112,7 @@ class MessageReader:
                     f"a message of {length} bytes is announced, at most {self._max_message_bytes} are accepted; "
                     "the length prefix must be 4 bytes, little-endian"
                 )
-            self._num_missing = length
+            self._length = self._num_missing = length
         return rest[num_bytes:]
 
 
@@ -151,6 +172,19 @@ def parse_action(payload: bytes) -> tuple[Action, int]:
 def next_frame_id(frame_id: int) -> int:
     """The id after `frame_id`; an int32 that starts anew at 0 when it is used up."""
     return 0 if frame_id >= _INT32_MAX else frame_id + 1
+
+
+def num_missing_frames(last_id: int, frame_id: int, num_between: int = 0) -> int:
+    """How many frames a client left out between two that came, by their ids, which count up by one.
+
+    An int32 that is used up goes on at 0 or at its lowest value; both are 0 here. An id that does not count on from the
+    last (it repeats, goes back, or leaps by more than an hour of play) begins a new count.
+
+    Args:
+        num_between: frames that came between the two, whose ids nobody looked at.
+    """
+    advance = (frame_id - last_id) & _INT32_MAX
+    return max(0, advance - 1 - num_between) if advance <= _MAX_GAP else 0
 
 
 def _parse(message_type: Any, payload: bytes, name: str) -> Any:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2p_serve.control import Control
-from p2p_serve.latency import LatencyLog
+from p2p_serve.latency import LatencyLog, check_png
 from p2p_serve.players import Player
+from p2p_serve.quiet import QuietLog
 from p2p_serve.server import Server, ServerOptions
 from p2p_serve.sockets import UnixListener, listen_tcp, who_can_reach
 from p2p_serve.text import TextSource
@@ -37,6 +38,10 @@ class AppOptions:
     latency_png: Path | None = None
     what: str = ""
     server: ServerOptions = ServerOptions()
+
+    def __post_init__(self) -> None:
+        if self.latency_png is not None:
+            check_png(self.latency_png)
 
 
 def run(players: Sequence[Player], options: AppOptions, text: TextSource | None = None) -> int:
@@ -89,9 +94,11 @@ async def _serve(
     _stop_on_signals(stopped)
     loop = asyncio.get_running_loop()
 
+    say, picture = QuietLog(log), Picture(options.latency_png)
+
     def session_ended(latency: LatencyLog) -> None:
-        log.info("%s", latency.report(colour=sys.stderr.isatty()))
-        _write_png(latency, options.latency_png)
+        say.info("%s", latency.report(colour=sys.stderr.isatty()))
+        picture.draw(latency)
 
     def warm(all_well: bool) -> None:
         nonlocal status
@@ -103,8 +110,8 @@ async def _serve(
             stopped.set()
 
     server = Server(players, options.server, session_ended, lambda well: _tell(loop, warm, well))
-    control = Control(text, {"report": lambda: _report(server, options), "forget": lambda: _forget(server)})
-    loop.add_signal_handler(signal.SIGUSR1, lambda: log.info("%s", _report(server, options)))
+    control = Control(text, {"report": lambda: _report(server, picture), "forget": lambda: _forget(server)})
+    loop.add_signal_handler(signal.SIGUSR1, lambda: log.info("%s", _report(server, picture)))
     frames = None if listeners.frames is None else listeners.frames.socket
     await server.start([listener for listener in (frames, listeners.tcp) if listener is not None])
     _announce(options, listeners)
@@ -115,6 +122,7 @@ async def _serve(
     listeners.leave()
     await control.stop()
     await server.stop()
+    await picture.finish()
     return status
 
 
@@ -165,13 +173,11 @@ def _tcp_name(listener: socket.socket) -> str:
     return f"tcp {host}:{port}"
 
 
-def _report(server: Server, options: AppOptions) -> str:
+def _report(server: Server, picture: Picture) -> str:
     if not server.sessions:
         return "no session is being served"
     for session in server.sessions:
-        if session.channel is not None:
-            session.latency.num_dropped = session.channel.num_dropped
-        _write_png(session.latency, options.latency_png)
+        picture.draw(session.latency)
     return "\n".join(f"{session.name}\n{session.latency.report()}" for session in server.sessions)
 
 
@@ -180,17 +186,39 @@ def _forget(server: Server) -> str:
     return "the history is forgotten from the next frame on"
 
 
-def _write_png(latency: LatencyLog, path: Path | None) -> None:
-    """Draw in another thread: it takes a second, and a session may be going on."""
-    if path is not None:
-        asyncio.get_running_loop().run_in_executor(None, _draw, latency, path)
+class Picture:
+    """The latencies of the newest session that has ended or was asked about, drawn at `path` (None: nowhere).
 
+    It is drawn in another thread: it takes a second, and a session may be going on. While one is being drawn, the
+    newest of the next ones waits, and only that.
+    """
 
-def _draw(latency: LatencyLog, path: Path) -> None:
-    try:
-        latency.write_png(path)
-    except (ValueError, OSError) as error:
-        log.warning("%s", error)
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._next: LatencyLog | None = None
+        self._drawing: asyncio.Task[None] | None = None
+
+    def draw(self, latency: LatencyLog) -> None:
+        """Draw it as soon as possible, unless a newer one comes first."""
+        if self._path is None:
+            return
+        self._next = latency
+        if self._drawing is None:
+            self._drawing = asyncio.create_task(self._draw(self._path))
+
+    async def finish(self) -> None:
+        """Wait until the last one is drawn."""
+        if self._drawing is not None:
+            await self._drawing
+
+    async def _draw(self, path: Path) -> None:
+        while self._next is not None:
+            latency, self._next = self._next, None
+            try:
+                await asyncio.to_thread(latency.write_png, path)
+            except (ValueError, OSError) as error:
+                log.warning("%s", error)
+        self._drawing = None
 
 
 def _notify(state: str) -> None:

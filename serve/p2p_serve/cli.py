@@ -69,6 +69,9 @@ def _listening_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--socket", type=Path, help=f"a Unix socket (default: {DEFAULT_SOCKET}, unless --tcp is given)")
     group.add_argument("--socket-mode", type=_octal, default=0o600, metavar="MODE", help="its mode (default: 600)")
     group.add_argument("--tcp", metavar="HOST:PORT", help="a TCP address too, or instead")
+    group.add_argument(
+        "--max-frame", type=_size, default=(1200, 1920), metavar="WxH", help="drop larger frames (default: 1920x1200)"
+    )
     group.add_argument("--latency-png", type=Path, metavar="FILE", help="a picture of the latencies of each session")
 
 
@@ -266,6 +269,7 @@ def _make_player(args: argparse.Namespace, policy: Policy, text: TextSource, num
 
 def _app_options(args: argparse.Namespace, what: str) -> AppOptions:
     from p2p_serve.app import AppOptions
+    from p2p_serve.server import ServerOptions
 
     path = args.socket if args.socket is not None or args.tcp is not None else DEFAULT_SOCKET
     return AppOptions(
@@ -276,6 +280,7 @@ def _app_options(args: argparse.Namespace, what: str) -> AppOptions:
         text_socket=getattr(args, "text_socket", None),
         latency_png=args.latency_png,
         what=what,
+        server=ServerOptions(max_frame_pixels=math.prod(args.max_frame)),
     )
 
 

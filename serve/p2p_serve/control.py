@@ -9,8 +9,10 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
+from p2p.gate import open_regular
+from p2p_serve.quiet import QuietLog
 from p2p_serve.text import TextSource
 
 log = logging.getLogger(__name__)
@@ -28,6 +30,7 @@ class Control:
         self._turn = asyncio.Lock()  # embedding takes a while; lines keep their order
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener: asyncio.Server | None = None
+        self._say = QuietLog(log)
 
     async def line(self, line: str) -> str:
         """Do what a line says; returns the answer to show.
@@ -58,6 +61,8 @@ class Control:
                 loop.remove_reader(stdin)
                 return
             data = os.read(stdin, 4096)
+            if len(buffer) > _MAX_LINE_BYTES:
+                log.warning("a line of more than %d bytes was typed; nothing more is read here", _MAX_LINE_BYTES)
             if not data or len(buffer) > _MAX_LINE_BYTES:
                 loop.remove_reader(stdin)
                 return
@@ -97,23 +102,23 @@ class Control:
         try:
             answer = await self.line(line)
         except ValueError as error:
-            log.warning("%s", error)
+            self._say.warning("%s", error)
             return
         if line.startswith("/"):
             log.info("%s", answer)
 
     async def _watch(self, path: Path) -> None:
-        seen: tuple[int, int] | None = None
+        seen = _NO_FILE
         while True:
-            try:
-                state = path.stat()
-                found = (state.st_mtime_ns, state.st_size)
-                content = path.read_text(errors="replace") if found != seen else ""
-            except OSError:
-                found, content = (0, 0), ""
-            if found != seen and not (seen is None and found == (0, 0)):
-                await self._logged(next(iter(content.splitlines()), "").lstrip("/"))
-            seen = found
+            found = await asyncio.to_thread(_FileState.of, path)
+            if found != seen:
+                seen = found
+                try:
+                    line = await asyncio.to_thread(_first_line, path)
+                except ValueError as error:
+                    self._say.warning("--text-file: %s; the instruction stays as it is", error)
+                else:
+                    await self._logged(line.lstrip("/"))
             await asyncio.sleep(_FILE_POLL_S)
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -126,9 +131,44 @@ class Control:
                 writer.write(answer.encode() + b"\n")
                 await writer.drain()
         except (ValueError, OSError) as error:  # a line beyond the limit, or the peer has gone
-            log.warning("text socket: closed: %s", error)
+            self._say.warning("text socket: closed: %s", error)
         finally:
             writer.close()
+
+
+class _FileState(NamedTuple):
+    """What tells that a file has changed."""
+
+    inode: int
+    mtime_ns: int
+    size: int
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        try:
+            found = path.stat()
+        except OSError:
+            return cls(0, 0, 0)
+        return cls(found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+_NO_FILE = _FileState(0, 0, 0)
+
+
+def _first_line(path: Path) -> str:
+    """The first line of a file; no file: an empty one.
+
+    Raises:
+        ValueError: when it is no regular file (which is not waited for), or cannot be read.
+    """
+    try:
+        with open_regular(path) as file:
+            line = file.readline(_MAX_LINE_BYTES).decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from error
+    return next(iter(line.splitlines()), "")
 
 
 def _in_background(terminal: int) -> bool:

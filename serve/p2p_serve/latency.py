@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import os
 import time
 from dataclasses import dataclass
@@ -10,10 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from p2p.files import write_file
+
 STAGES = ("receive", "decode", "queue", "resize", "model", "sampling", "send")
 GREEN_MS, AMBER_MS = 50.0, 60.0
 COLOURS = {"green": "\x1b[32m", "amber": "\x1b[33m", "red": "\x1b[31m"}
 _MS = 1000.0
+_FIRST_CAPACITY = 256  # grows: most connections are short
 
 
 class Marks:
@@ -59,14 +64,21 @@ class LatencyLog:
     """The durations of a session's answers; remembers the last `capacity`, so memory stays flat."""
 
     def __init__(self, capacity: int = 20_000) -> None:
-        self._rows = np.zeros((capacity, len(STAGES) + 1), dtype=np.float32)
+        self._capacity = capacity
+        self._rows = np.zeros((min(capacity, _FIRST_CAPACITY), len(STAGES) + 1), dtype=np.float32)
         self._max = np.zeros(len(STAGES) + 1, dtype=np.float64)
         self.num_answered = 0
         self.num_dropped = 0  # frames that a newer one replaced before they were answered
+        self.num_not_sent = 0  # ids that never came: frames that the client itself dropped
+        self.num_malformed = 0  # messages that are no frame
+        self.num_too_large = 0  # messages that were read past
         self.num_unread = 0  # answers thrown away because the client did not read
 
     def add(self, marks: Marks) -> None:
         row = marks.durations_ms()
+        if self.num_answered == len(self._rows) < self._capacity:
+            more = min(len(self._rows), self._capacity - len(self._rows))
+            self._rows = np.concatenate([self._rows, np.zeros((more, len(STAGES) + 1), dtype=np.float32)])
         self._rows[self.num_answered % len(self._rows)] = row
         np.maximum(self._max, row, out=self._max)
         self.num_answered += 1
@@ -105,22 +117,39 @@ class LatencyLog:
         """One line: how many frames, and how many of the answers were in time."""
         total = self.rows[:, -1]
         parts = [f"answered {self.num_answered}", f"dropped {self.num_dropped}"]
-        if self.num_unread:
-            parts.append(f"not read by the client {self.num_unread}")
+        for name, count in (
+            ("not sent by the client", self.num_not_sent),
+            ("not read by the client", self.num_unread),
+            ("malformed", self.num_malformed),
+            ("too large", self.num_too_large),
+        ):
+            if count:
+                parts.append(f"{name} {count}")
         if len(total):
             green = float((total <= GREEN_MS).mean())
             red = float((total > AMBER_MS).mean())
             parts.append(f"green {green:.1%}, amber {max(0.0, 1 - green - red):.1%}, red {red:.1%}")
         return " · ".join(parts)
 
+    def parts(self) -> list[tuple[str, NDArray[np.float64]]]:
+        """Where the time of an answer went: (name, mean milliseconds per stage), of all answers and of the slowest.
+
+        Means add up to the mean of the total; percentiles of stages would not add up to any percentile.
+        """
+        rows = self.rows.astype(np.float64)
+        slowest = rows[np.argsort(rows[:, -1])[-max(1, len(rows) // 100) :]]
+        return [("all", rows[:, :-1].mean(axis=0)), ("slowest 1 %", slowest[:, :-1].mean(axis=0))]
+
     def write_png(self, path: Path) -> None:
-        """The total per frame over time and the stages stacked; needs matplotlib. Replaces `path` at once."""
+        """The total per frame over time, and the mean of the stages one after another; needs matplotlib.
+
+        Raises:
+            ValueError, OSError: when it cannot be drawn or written.
+        """
         if self.num_answered == 0:
             return
-        try:
-            from matplotlib.figure import Figure
-        except ModuleNotFoundError as error:
-            raise ValueError(f"{path}: the picture needs matplotlib: pip install matplotlib") from error
+        check_png(path)
+        from matplotlib.figure import Figure
 
         rows = self.rows
         figure = Figure(figsize=(10, 6), layout="constrained")
@@ -133,14 +162,27 @@ class LatencyLog:
         over_time.axhline(GREEN_MS, color="grey", linewidth=0.5)
         over_time.set(ylabel="answer, ms", title=self.summary())
         over_time.legend(loc="upper right")
-        entries = self.statistics()
-        for left, values in ((0, [e.p50 for e in entries[:-1]]), (1, [e.p99 for e in entries[:-1]])):
-            begin = 0.0
-            for index, value in enumerate(values):
-                stacked.barh(left, value, left=begin, color=f"C{index}", label=STAGES[index] if left == 0 else None)
-                begin += value
-        stacked.set(yticks=[0, 1], yticklabels=["p50", "p99"], xlabel="ms, stages one after another")
+        bars = self.parts()
+        for place, (_, means) in enumerate(bars):
+            begins = np.cumsum(means) - means
+            for index, (begin, mean) in enumerate(zip(begins, means, strict=True)):
+                stacked.barh(place, mean, left=begin, color=f"C{index}", label=None if place else STAGES[index])
+        stacked.set(yticks=range(len(bars)), yticklabels=[name for name, _ in bars], xlabel="mean ms of an answer")
         stacked.legend(loc="lower right", ncols=len(STAGES), fontsize="small")
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        figure.savefig(temporary, format="png")
-        os.replace(temporary, path)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="png")
+        write_file(path, drawn.getvalue())
+
+
+def check_png(path: Path) -> None:
+    """See to it, before hours of play, that a picture can be written at `path`.
+
+    Raises:
+        ValueError: when its folder is missing or may not be written, it is a folder, or matplotlib is missing.
+    """
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ValueError(f"{path}: {path.parent} is not a folder that can be written to; make it, or name another")
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; name the file of the picture, such as {path / 'latency.png'}")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError(f"{path}: the picture needs matplotlib: pip install matplotlib")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 
+from p2p.gate import printable
 from p2p.text import Embedder, Embedding, Instruction
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class TextSource:
             raise ValueError(f"an instruction of {len(text)} characters; at most {MAX_INSTRUCTION_CHARACTERS}")
         embedding = self._embed(text)
         self.current = Instruction(text, embedding)
-        log.info("instruction: %s%s", text, "" if embedding is not None else " (without effect)")
+        log.info("instruction: %s%s", printable(text), "" if embedding is not None else " (without effect)")
 
     def _embed(self, text: str) -> Embedding | None:
         if text in self._cache:

@@ -12,6 +12,7 @@ from functools import partial
 from p2p.protocol import Frame, encode_action
 from p2p_serve.latency import Marks
 from p2p_serve.players import Player
+from p2p_serve.quiet import QuietLog
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class Worker:
         self._changed = threading.Condition()
         self._queue: deque[Channel] = deque()
         self._stopping = False
+        self._say = QuietLog(log)
         self._warming: list[Player] = []
         self._on_warm: Callable[[bool], None] = lambda _: None
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
@@ -132,7 +134,7 @@ class Worker:
         """The one edge where any error of a player is caught: it costs that session, not the server."""
         try:
             work()
-        except Exception:
-            log.exception("the player failed")
+        except Exception:  # noqa: BLE001 (the named edge; reported below)
+            self._say.exception("the player failed")
             return False
         return True

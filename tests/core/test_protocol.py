@@ -20,6 +20,7 @@ from p2p.protocol import (
     encode_frame,
     frame_message,
     next_frame_id,
+    num_missing_frames,
     parse_action,
     parse_frame,
 )
@@ -66,6 +67,40 @@ def test_an_announced_message_takes_no_memory_before_it_comes() -> None:
     reader = MessageReader()
     assert reader.feed(struct.pack("<I", MAX_MESSAGE_BYTES)) == []
     assert reader.num_pending_bytes == 4
+
+
+@given(sizes=st.lists(st.integers(0, 40), max_size=8), cut=st.integers(1, 60))
+def test_messages_beyond_what_is_kept_are_read_past_and_counted(sizes: list[int], cut: int) -> None:
+    stream = b"".join(frame_message(bytes([size]) * size) for size in sizes)
+    reader, found = MessageReader(max_kept_bytes=20), []
+    for begin in range(0, len(stream), cut):
+        found += reader.feed(stream[begin : begin + cut])
+    assert found == [bytes([size]) * size for size in sizes if size <= 20]
+    assert reader.num_skipped == sum(size > 20 for size in sizes)
+    assert reader.num_pending_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("last_id", "frame_id", "num_between", "missing"),
+    [
+        (1, 2, 0, 0),
+        (1, 5, 0, 3),
+        (1, 5, 2, 1),
+        (1, 5, 9, 0),
+        (5, 5, 0, 0),
+        (5, 1, 0, 0),  # a new count
+        (0, 10**9, 0, 0),
+        (2**31 - 1, 0, 0, 0),
+        (2**31 - 1, -(2**31), 0, 0),
+        (2**31 - 2, 1, 0, 2),
+        (-1, 1, 0, 1),
+        (-(2**31), 2**31 - 1, 0, 0),
+    ],
+)
+def test_gaps_in_the_ids_are_frames_that_the_client_left_out(
+    last_id: int, frame_id: int, num_between: int, missing: int
+) -> None:
+    assert num_missing_frames(last_id, frame_id, num_between) == missing
 
 
 @given(st.binary(max_size=200))

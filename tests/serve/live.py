@@ -19,8 +19,9 @@ import numpy as np
 
 from p2p.actions import Action
 from p2p.config import PolicyConfig
-from p2p.protocol import MessageReader, encode_frame, parse_action
-from p2p_serve.players import Player
+from p2p.protocol import Frame, MessageReader, encode_frame, parse_action
+from p2p_serve.latency import Marks
+from p2p_serve.players import EchoPlayer, Player
 from p2p_serve.server import Server, ServerOptions
 from p2p_serve.sockets import UnixListener
 
@@ -89,6 +90,20 @@ class Client:
         return True
 
 
+class GatedPlayer(EchoPlayer):
+    """Answers only when the test lets it, so that frames pile up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered = threading.Semaphore(0)
+        self.gate = threading.Semaphore(0)
+
+    def act(self, frame: Frame, marks: Marks) -> Action:
+        self.entered.release()
+        assert self.gate.acquire(timeout=60)
+        return super().act(frame, marks)
+
+
 @contextmanager
 def connect(path: Path) -> Iterator[Client]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -105,9 +120,11 @@ def noise(seed: int, size: tuple[int, int] = (96, 96)) -> np.ndarray:
 
 
 @contextmanager
-def serving(path: Path, players: Sequence[Player], **options: Any) -> Iterator[Server]:
+def serving(
+    path: Path, players: Sequence[Player], clock: Callable[[], float] = time.monotonic, **options: Any
+) -> Iterator[Server]:
     """A server in a thread of this process, on a Unix socket at `path`; stopped in order at the end."""
-    server = Server(players, ServerOptions(**options))
+    server = Server(players, ServerOptions(**options), clock=clock)
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
     started = threading.Event()

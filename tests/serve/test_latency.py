@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from p2p_serve.app import AppOptions
 from p2p_serve.latency import STAGES, LatencyLog, Marks, colour_of
 
 
@@ -77,3 +78,28 @@ def test_the_picture_is_a_png_under_its_final_name_only(tmp_path: Path) -> None:
     log.write_png(tmp_path / "latency.png")
     assert [path.name for path in tmp_path.iterdir()] == ["latency.png"]
     assert (tmp_path / "latency.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_stages_of_the_picture_add_up_to_the_total() -> None:
+    log = LatencyLog()
+    for number in range(1, 201):  # a stage that is slow when another is quick
+        model = 10.0 + 30.0 * (number % 2)
+        log.add(marks(receive=40.0 - model, model=40.0, send=40.0 + number))
+    total = log.rows[:, -1]
+    (_, everything), (_, slowest) = log.parts()
+    assert everything.sum() == pytest.approx(total.mean())
+    assert slowest.sum() == pytest.approx(sorted(total)[-2:][0] / 2 + total.max() / 2)
+
+
+@pytest.mark.parametrize("place", ["missing/latency.png", "."])
+def test_a_picture_that_could_not_be_written_is_refused_before_the_play(tmp_path: Path, place: str) -> None:
+    with pytest.raises(ValueError, match=r"make it, or name another|is a folder; name the file"):
+        AppOptions(None, latency_png=tmp_path / place)
+
+
+def test_the_log_grows_to_its_capacity_and_no_further() -> None:
+    log = LatencyLog(capacity=1000)
+    for number in range(2500):
+        log.add(marks(send=float(number)))
+    assert log.rows.shape == (1000, len(STAGES) + 1)
+    assert log.rows[:, -1].tolist() == pytest.approx(list(range(1500, 2500)))

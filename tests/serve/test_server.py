@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import resource
 import socket
 import struct
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,30 +14,16 @@ import pytest
 
 from p2p.actions import Action
 from p2p.model import load_policy
-from p2p.protocol import MAX_MESSAGE_BYTES, Frame, encode_frame
+from p2p.protocol import Frame
 from p2p.text import NullEmbedder, TableEmbedder
 from p2p_serve.engine import Engine
 from p2p_serve.latency import Marks
 from p2p_serve.players import EchoPlayer, PlaybackPlayer, PolicyPlayer, SessionRecorder, recorded_actions
 from p2p_serve.text import TextSource
 from p2p_serve.worker import Worker
-from tests.serve.live import TINY, Client, connect, noise, serving, wait_until
+from tests.serve.live import TINY, GatedPlayer, connect, noise, serving, wait_until
 
 NO_TEXT = TextSource(NullEmbedder(), (TINY.num_text_tokens, TINY.text_dim))
-
-
-class GatedPlayer(EchoPlayer):
-    """Answers only when the test lets it, so that frames pile up."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.entered = threading.Semaphore(0)
-        self.gate = threading.Semaphore(0)
-
-    def act(self, frame: Frame, marks: Marks) -> Action:
-        self.entered.release()
-        assert self.gate.acquire(timeout=60)
-        return super().act(frame, marks)
 
 
 class FailingPlayer(EchoPlayer):
@@ -340,121 +324,6 @@ def test_playback_follows_the_ids_of_the_frames(path: Path) -> None:
             with connect(path) as client:
                 answers = [client.ask(noise(0), frame_id) for frame_id in (100, 101, 103, 104, 105, 90)]
             assert answers == [actions[0], actions[1], actions[3], actions[4], Action(), Action()]
-
-
-# ------------------------------------------------------------------ bad clients
-
-
-GARBAGE = {
-    "not protobuf": b"\x04\x00\x00\x00\xff\xff\xff\xff",
-    "a length of 4 GiB": b"\xff\xff\xff\xff",
-    "a length just beyond the limit": struct.pack("<I", MAX_MESSAGE_BYTES + 1),
-    "an empty message": bytes(4),
-    "a frame without pixels": struct.pack("<I", 4) + b"\x08\x04\x10\x04",
-    "big-endian length": struct.pack(">I", 110592) + bytes(1000),
-    "http": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
-}
-
-
-@pytest.mark.parametrize("name", GARBAGE)
-def test_garbage_closes_its_connection_with_one_clear_line(
-    echo: Path, caplog: pytest.LogCaptureFixture, name: str
-) -> None:
-    with connect(echo) as client:
-        client.ask(noise(0), 0)
-        client.socket.sendall(GARBAGE[name])
-        assert client.is_closed_by_the_server()
-    with connect(echo) as client:
-        client.ask(noise(0), 1)
-    lines = [record.message for record in caplog.records if record.message.startswith("client 1: closed: ")]
-    assert len(lines) == 1
-    assert "\n" not in lines[0]
-
-
-def test_a_message_that_is_cut_off_is_noted(echo: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with connect(echo) as client:
-        client.ask(noise(0), 0)
-        client.socket.sendall(encode_frame(noise(0), 1)[:1000])
-    with connect(echo) as client:
-        client.ask(noise(0), 2)
-    wait_until(lambda: "in the middle of a message (1000 bytes of it had come)" in caplog.text, "the log says so")
-
-
-def test_a_half_sent_message_is_waited_for_only_so_long(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with serving(path, [EchoPlayer()], message_timeout_s=0.1), connect(path) as client:
-        client.ask(noise(0), 0)
-        client.socket.sendall(encode_frame(noise(0), 1)[:1000])
-        assert client.is_closed_by_the_server()
-    assert "closed: a message of which 1000 bytes came within 0.1 s" in caplog.text
-
-
-def test_a_message_that_comes_byte_by_byte_is_understood(echo: Path) -> None:
-    message = encode_frame(noise(0, (2, 2)), 9)
-    with connect(echo) as client:
-        for value in message:
-            client.socket.sendall(bytes([value]))
-        assert client.receive()[1] == 9
-
-
-def test_a_client_that_never_reads_takes_no_memory(path: Path) -> None:
-    long_answer = Action(tuple("w" * 1000 for _ in range(10)))
-    with serving(path, [EchoPlayer(long_answer)]) as server:
-        with connect(path) as deaf:
-            message = encode_frame(noise(0, (2, 2)), 1)
-            (session,) = wait_until(lambda: server.sessions, "the session begins")
-
-            def still_deaf() -> bool:
-                deaf.socket.sendall(message)
-                return session.latency.num_unread > 300
-
-            wait_until(still_deaf, "answers are thrown away")
-            transport = session._transport
-            assert transport is not None
-            assert transport.get_write_buffer_size() <= 64 * 1024
-        with connect(path) as client:
-            assert client.ask(noise(0), 2) == long_answer
-
-
-def test_a_hundred_clients_at_once_and_the_next_is_served(path: Path) -> None:
-    with serving(path, [EchoPlayer()], grace_s=0.2):
-        with ExitStack() as stack:
-            clients = [stack.enter_context(connect(path)) for _ in range(100)]
-            for client in clients:
-                try:
-                    client.send(noise(0), 3)
-                except OSError:  # refused at once: too many wait
-                    pass
-            served = [client for client in clients if answered(client)]
-            assert len(served) >= 1
-        with connect(path) as client:
-            client.ask(noise(0), 4)
-
-
-def answered(client: Client) -> bool:
-    try:
-        return client.receive()[1] == 3
-    except (EOFError, ConnectionError):
-        return False
-
-
-def test_huge_frames_do_not_pile_up(path: Path) -> None:
-    player = GatedPlayer()
-    message = encode_frame(noise(0, (1080, 1920)), 1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with serving(path, [player]) as server, connect(path) as client:
-        client.send(noise(0), 0)
-        assert player.entered.acquire(timeout=60)
-        (session,) = server.sessions
-        channel = session.channel
-        assert channel is not None
-        for _ in range(30):
-            client.socket.sendall(message)
-        wait_until(lambda: channel.num_dropped == 29, "the server has read them all")
-        for _ in range(2):
-            player.gate.release()
-        assert [client.receive()[1] for _ in range(2)] == [0, 1]
-    grown_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    assert grown_mib < 100  # 30 such frames are 178 MiB
 
 
 def test_the_server_stops_in_the_middle_of_everything(path: Path) -> None:
