@@ -141,19 +141,53 @@ def take(lock: Path | str, what: str, advice: str = "wait for it, or name anothe
     file = os.fdopen(descriptor, "r+b", buffering=0)
     try:
         _check_lock(Path(lock), file)  # it will be emptied, so it must not be a hard link to something of value
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = file.read(20).decode("ascii", "replace").strip()
-        file.close()
-        process = f" (process {owner})" if owner.isdigit() else ""
-        raise InUse(f"{what}: another process{process} is using it; {advice}") from None
     except BaseException:
         file.close()
         raise
+    if not lock_file(file):
+        owner = file.read(20).decode("ascii", "replace").strip()
+        file.close()
+        process = f" (process {owner})" if owner.isdigit() else ""
+        raise InUse(f"{what}: another process{process} is using it; {advice}")
     file.truncate(0)
     file.write(f"{os.getpid()}\n".encode())
-    _held.add(file)
     return file
+
+
+def take_left(lock: Path) -> IO[bytes] | None:
+    """The lock of a place whose owner has ended and left it; None when the owner lives, or has not begun yet.
+
+    Owners write into their lock file once they hold it, so an empty one is that of somebody who is about to.
+    """
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:  # it is gone, nobody's lock, or somebody else's
+        return None
+    file = os.fdopen(descriptor, "r+b", buffering=0)
+    found = os.fstat(descriptor)
+    if stat.S_ISREG(found.st_mode) and found.st_size and lock_file(file):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(found, os.lstat(lock)):  # nobody else has dealt with it meanwhile
+                return file
+    file.close()
+    return None
+
+
+def lock_file(file: IO[bytes]) -> bool:
+    """Lock an open file, unbuffered, until it is closed; False when another process holds it.
+
+    Raises:
+        OSError: when it lies where nothing can be locked; the file is closed then.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except BaseException:
+        file.close()
+        raise
+    _held.add(file)
+    return True
 
 
 def _check_lock(lock: Path, file: IO[bytes]) -> None:

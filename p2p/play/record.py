@@ -10,7 +10,6 @@ the player would have pressed, so that mistakes and the way back from them can b
 import argparse
 import json
 import os
-import shutil
 import time
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields
@@ -21,7 +20,7 @@ from p2p.play.console import Progress, duration_text
 from p2p.play.games import FRAME_RATE_HZ, FRAME_SIZE, GAMES, Game, game_info, open_game
 from p2p.play.player import SCRIPTED, Disturbed, scripted_player
 from p2p.play.workers import Report, run_workers
-from p2p.recording import RecordingWriter
+from p2p.recording import RecordingWriter, discard_unfinished
 from p2p.text import Instruction, embed_instruction, tokenizer_name
 
 SETTINGS_FILE = "record.json"
@@ -66,9 +65,9 @@ def record_episodes(settings: RecordSettings, episodes: int, out: Path, num_work
         ValueError: when `out` holds recordings made with other settings, or a worker fails.
     """
     _check_folder(settings, out)
-    for unfinished in out.glob(".*.partial-*"):  # of a run that was killed
-        shutil.rmtree(unfinished)
     missing = [episode for episode in range(episodes) if not (out / settings.recording_id(episode)).is_dir()]
+    for episode in missing:  # a run that was killed may have begun it
+        discard_unfinished(out, settings.recording_id(episode))
     if not missing:
         return 0, 0
     progress = Progress("recording", len(missing) * game_info(settings.game).max_steps, "frames")
@@ -138,6 +137,7 @@ def _record_episode(
         gop=KEYFRAME_EVERY,
         preset=settings.preset,
         text_tokenizer=tokenizer_name(settings.text_embedder),
+        whole_only=True,
     ) as writer:
         while not game.done:
             frame = game.frame()

@@ -8,6 +8,7 @@ keyboard or the mouse the model yields, and takes over again on F9. `p2p record 
 """
 
 import os
+import secrets
 import shlex
 import subprocess
 import tempfile
@@ -283,7 +284,7 @@ def _open(
 
 
 def _writer(folder: Path, settings: WindowSettings) -> RecordingWriter:
-    name = time.strftime("window-%Y%m%d-%H%M%S")
+    name = f"{time.strftime('window-%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
     return RecordingWriter(
         folder / name,
         name,

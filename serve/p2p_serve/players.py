@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -123,53 +124,65 @@ def recorded_actions(path: Path) -> list[Action]:
 
 
 class SessionRecorder:
-    """Writes each session into a folder of its own: frames as the model saw them, actions as system actions."""
+    """Writes each session into a folder of its own: frames as the model saw them, actions as system actions.
+
+    What an earlier server left unfinished in `folder` is completed first.
+    """
 
     def __init__(self, folder: Path, size: tuple[int, int], text_embedder: str = "gemma") -> None:
+        from p2p.recording import repair_recordings
+
         self._folder = folder
         self._size = size
         self._text_embedder = text_embedder
         self._writer: RecordingWriter | None = None
-        self._num_sessions = 0
+        self._begin_ns: int | None = None
+        for repaired in repair_recordings(folder):
+            log.info("repaired: %s", repaired)
 
     def start(self) -> None:
         from p2p.recording import RecordingWriter
 
-        self._num_sessions += 1
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        name = next(
-            name
-            for number in range(self._num_sessions, 10**9)
-            if not (self._folder / (name := f"session-{stamp}-{number}")).exists()
-        )
-        self._writer = RecordingWriter(
-            self._folder / name, name, size=self._size, preset="ultrafast", text_tokenizer=self._text_embedder
-        )
+        self._begin_ns = None
+        name = f"session-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
+        try:
+            self._writer = RecordingWriter(
+                self._folder / name, name, size=self._size, preset="ultrafast", text_tokenizer=self._text_embedder
+            )
+        except OSError as error:
+            self._writer = None
+            log.warning("this session is not recorded: %s", error)
 
-    def add(self, frame: np.ndarray, action: Action, instruction: str, embedding: np.ndarray | None) -> None:  # type: ignore[type-arg]
-        if self._writer is not None:
-            self._guard(lambda writer: writer.add(frame, None, action, instruction, embedding))
+    def add(
+        self,
+        frame: np.ndarray,  # type: ignore[type-arg]
+        action: Action,
+        instruction: str,
+        embedding: np.ndarray | None,  # type: ignore[type-arg]
+        time_s: float,
+    ) -> None:
+        """The next frame and its answer; `time_s` is when the frame came, by any clock that runs on."""
+        if self._writer is None:
+            return
+        now_ns = int(time_s * 1e9)
+        self._begin_ns = now_ns if self._begin_ns is None else self._begin_ns
+        try:
+            self._writer.add(frame, None, action, instruction, embedding, now_ns - self._begin_ns)
+        except (OSError, ValueError) as error:  # a full disk costs the rest of the recording, not the session
+            log.warning("the recording of this session ends here: %s", error)
+            self.end()
 
     def end(self) -> None:
-        if self._writer is not None:
-            self._guard(self._close)
-
-    def _close(self, writer: RecordingWriter) -> None:
-        folder = writer.close()
-        self._writer = None
-        if folder is not None:
-            log.info("recorded: %s", folder)
-
-    def _guard(self, work: Callable[[RecordingWriter], None]) -> None:
-        """A disk that is full costs the recording, not the session."""
-        writer = self._writer
-        assert writer is not None
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
         try:
-            work(writer)
-        except (OSError, ValueError) as error:
-            self._writer = None
-            writer.discard()
-            log.warning("the recording of this session is given up: %s", error)
+            folder = writer.close()
+        except ValueError as error:
+            log.warning("%s", error)
+        else:
+            if folder is not None:
+                log.info("recorded: %s, %d frames", folder, writer.num_frames)
 
 
 class PolicyPlayer:
@@ -208,7 +221,7 @@ class PolicyPlayer:
         self._clock = clock
         self._num_steps = 0
         self._last_frame_s = float("-inf")
-        self._to_record: tuple[np.ndarray, Action, str, np.ndarray | None] | None = None  # type: ignore[type-arg]
+        self._to_record: tuple[np.ndarray, Action, str, np.ndarray | None, float] | None = None  # type: ignore[type-arg]
 
     def warm_up(self) -> None:
         frame = np.zeros((*self._size, 3), dtype=np.uint8)
@@ -247,7 +260,7 @@ class PolicyPlayer:
         marks.end("sampling")
         self._num_steps += 1
         if self._recorder is not None:
-            self._to_record = (image, action, instruction.text, instruction.embedding)
+            self._to_record = (image, action, instruction.text, instruction.embedding, now)
         return action
 
     def _uniforms(self) -> np.ndarray | None:  # type: ignore[type-arg]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -122,9 +124,9 @@ class TestWriter:
         (span,) = text_spans(read_annotation(tmp_path / "r"), ["p2p"])
         assert (span.index, span.num_frames) == (3, 1)
 
-    def test_nothing_is_left_when_the_writing_fails(self, tmp_path: Path) -> None:
+    def test_of_one_that_can_be_made_again_nothing_is_left_when_it_fails(self, tmp_path: Path) -> None:
         def fail() -> None:
-            with RecordingWriter(tmp_path / "r", "r") as writer:
+            with RecordingWriter(tmp_path / "r", "r", whole_only=True) as writer:
                 writer.add(pictures(1)[0], None, None)
                 raise RuntimeError
 
@@ -152,6 +154,49 @@ class TestWriter:
     def test_a_frame_of_another_size_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="expected uint8"), RecordingWriter(tmp_path / "r", "r") as writer:
             writer.add(pictures(1, (100, 192))[0], None, None)
+
+    def test_it_is_written_as_recap_writes_it(self, tmp_path: Path) -> None:
+        before_ms = time.time() * 1000
+        with RecordingWriter(tmp_path / "r", "r") as writer:
+            for index, frame in enumerate(pictures(4)):
+                user, system = (Action(("w",)), None) if index < 2 else (None, Action(dx=3))
+                writer.add(frame, user, system, time_ns=None if index < 2 else 10**9 + index)
+        annotation = read_annotation(tmp_path / "r")
+        assert annotation.version == 7
+        assert before_ms - 1 <= annotation.metadata.timestamp <= time.time() * 1000 + 1
+        assert [frame.frame_time for frame in annotation.frame_annotations] == [0, 50_000_000, 10**9 + 2, 10**9 + 3]
+        frames = annotation.frame_annotations
+        assert all(frame.HasField("user_action") and frame.HasField("system_action") for frame in frames)
+        assert [(frame.user_action.is_known, frame.system_action.is_known) for frame in frames] == [
+            (False, False),  # nothing is known of what came before the first frame
+            (True, False),
+            (True, False),
+            (False, True),
+        ]
+        assert frames[1].user_action.HasField("keyboard")
+        assert not frames[3].system_action.HasField("keyboard")
+        assert frames[3].system_action.HasField("mouse")
+
+
+def test_a_recording_of_the_old_form_is_read_as_before() -> None:
+    """Seconds, no version, only the action that is known, a keyboard without keys, no time of the frames."""
+    old = messages.VideoAnnotation()
+    old.metadata.id, old.metadata.timestamp, old.metadata.frames_per_second = "old", 1_700_000_000, 20
+    old.frame_annotations.add().user_action.is_known = False
+    frame = old.frame_annotations.add()
+    frame.user_action.is_known = True
+    frame.user_action.keyboard.SetInParent()
+    frame.user_action.mouse.mouse_delta_px.x = 4
+    frame = old.frame_annotations.add()
+    frame.user_action.is_known = False
+    frame.system_action.CopyFrom(action_message(Action(("s",))))
+    annotation = parse_annotation(old.SerializeToString(), "old")
+    assert annotation == old
+    assert [executed_action(frame) for frame in annotation.frame_annotations] == [
+        (None, UNKNOWN),
+        (Action(dx=4), USER),
+        (Action(("s",)), SYSTEM),
+    ]
 
 
 class TestTexts:
@@ -209,6 +254,27 @@ class TestDirtyFiles:
         (tmp_path / ANNOTATION_FILE).touch()
         with pytest.raises(ValueError, match=r"annotation\.proto: empty file"):
             read_annotation(tmp_path)
+
+    def test_a_pipe_is_refused_unread(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / ANNOTATION_FILE)
+        os.mkfifo(tmp_path / VIDEO_FILE)
+        with pytest.raises(ValueError, match=r"annotation\.proto: not a regular file"):
+            read_annotation(tmp_path)
+        with pytest.raises(ValueError, match=r"192x192\.mp4: not a regular file"):
+            list(read_frames(tmp_path / VIDEO_FILE))
+
+    def test_an_annotation_without_end_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("p2p.recording.annotation.MAX_ANNOTATION_BYTES", 100)
+        (tmp_path / ANNOTATION_FILE).write_bytes(bytes(101))
+        with pytest.raises(ValueError, match="longer than 100 bytes"):
+            read_annotation(tmp_path)
+
+    def test_a_playlist_that_is_called_a_video_opens_no_other_file(self, shared_fixtures: Path, tmp_path: Path) -> None:
+        other = shared_fixtures / "data_case" / "dataset" / "rec_c" / VIDEO_FILE
+        path = tmp_path / VIDEO_FILE
+        path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile:{other}\n#EXT-X-ENDLIST\n")
+        with pytest.raises(ValueError, match="cannot be decoded"):
+            list(read_frames(path))
 
     @given(st.binary(min_size=1, max_size=300))
     def test_any_bytes_are_an_annotation_or_a_value_error(self, content: bytes) -> None:

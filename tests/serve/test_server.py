@@ -18,7 +18,7 @@ from p2p.protocol import Frame
 from p2p.text import NullEmbedder, TableEmbedder
 from p2p_serve.engine import Engine
 from p2p_serve.latency import Marks
-from p2p_serve.players import EchoPlayer, PlaybackPlayer, PolicyPlayer, SessionRecorder, recorded_actions
+from p2p_serve.players import EchoPlayer, PlaybackPlayer, PolicyPlayer
 from p2p_serve.text import TextSource
 from p2p_serve.worker import Worker
 from tests.serve.live import TINY, GatedPlayer, connect, noise, serving, wait_until
@@ -229,30 +229,6 @@ def test_a_player_that_cannot_warm_up_is_reported(caplog: pytest.LogCaptureFixtu
     wait_until(lambda: told == [False], "the failure is reported")
     assert worker.stop(60)
     assert "no kernel image" in caplog.text
-
-
-def test_a_session_that_the_server_ends_is_recorded_whole(path: Path, policy_folder: Path, tmp_path: Path) -> None:
-    recorder = SessionRecorder(tmp_path / "recordings", (TINY.frame_height, TINY.frame_width))
-    with ExitStack() as stack:
-        with serving(path, [policy_player(policy_folder, recorder=recorder)]):  # type: ignore[arg-type]
-            client = stack.enter_context(connect(path))
-            answers = [client.ask(noise(seed), seed) for seed in range(5)]
-        (folder,) = (tmp_path / "recordings").iterdir()
-        assert recorded_actions(folder) == answers[:-1]
-
-
-def test_a_recording_that_cannot_be_written_costs_only_itself(
-    path: Path, policy_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    size = (TINY.frame_height, TINY.frame_width)
-    recorder = SessionRecorder(tmp_path / "recordings", size)
-    player = policy_player(policy_folder, recorder=recorder)  # type: ignore[arg-type]
-    with serving(path, [player]), connect(path) as client:
-        client.ask(noise(0), 0)
-        recorder.add(noise(0, (2, 2)), Action(), "", None)  # as a full disk: the writer refuses
-        client.ask(noise(0), 1)
-    assert "the recording of this session is given up" in caplog.text
-    assert list((tmp_path / "recordings").iterdir()) == []
 
 
 # ------------------------------------------------------------------ forgetting, instructions, playback
