@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.grad import conv2d_input, conv2d_weight
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from p2p.config import PolicyConfig
@@ -45,10 +44,21 @@ class _DepthwiseOnCPU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x, weight = ctx.saved_tensors
-        wide, gradient = weight.float(), gradients[0].float()
-        settings = {"stride": ctx.stride, "padding": ctx.padding, "groups": len(weight)}
-        grad_x = conv2d_input(x.shape, wide, gradient, **settings)
-        grad_weight = conv2d_weight(x.float(), weight.shape, gradient, **settings)
+        # Both at once and from x itself, not from its shape: so the gradient lies in memory as x does. In another
+        # layout it slows everything behind it down, the batch norm's backward most of all.
+        grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
+            gradients[0].float(),
+            x.float(),
+            weight.float(),
+            None,
+            [ctx.stride] * 2,
+            [ctx.padding] * 2,
+            [1, 1],
+            False,
+            [0, 0],
+            len(weight),
+            [True, True, False],
+        )
         return grad_x.to(x.dtype), grad_weight.to(weight.dtype), None, None
 
 

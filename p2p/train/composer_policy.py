@@ -18,6 +18,7 @@ from p2p.model.policy import ActionLogits, Policy
 from p2p.recipe import CorruptionConfig
 from p2p.train.corruption import corrupt_history
 from p2p.train.losses import FrameCounts, HeadSums, combine, label_mask, sum_heads
+from p2p.train.precision import FLOAT32, Precision
 
 Batch = dict[str, Any]
 
@@ -27,20 +28,28 @@ COUNTS_KEY = "global_counts"  # of the global batch: labelled frames, frames, ch
 class ComposerPolicy(ComposerModel):
     """Wraps a Policy; the loss is exact over the global batch whatever its split (see `split_batch`)."""
 
-    def __init__(self, policy: Policy, z_weight: float = 1e-4, corruption: CorruptionConfig | None = None):
+    def __init__(
+        self,
+        policy: Policy,
+        z_weight: float = 1e-4,
+        corruption: CorruptionConfig | None = None,
+        precision: Precision = FLOAT32,
+    ):
         super().__init__()
         self.policy = policy
         self.z_weight = z_weight
         self.corruption = corruption
+        self.precision = precision
 
     def forward(self, batch: Batch) -> ActionLogits:
         """Logits of the learned frames only, N of them: [N, slots of the head, V] per head."""
         history = None
         if self.training and self.corruption is not None and self.corruption.active:
             history = corrupt_history(batch["actions"], self.corruption, self.policy.config.action_space)
-        logits: ActionLogits = self.policy(
-            batch["frames"], batch["actions"], batch["text"], history_actions=history, decode=label_mask(batch)
-        )
+        with self.precision.autocast():
+            logits: ActionLogits = self.policy(
+                batch["frames"], batch["actions"], batch["text"], history_actions=history, decode=label_mask(batch)
+            )
         return logits
 
     def loss(self, outputs: ActionLogits, batch: Batch, *args: Any, **kwargs: Any) -> dict[str, Tensor]:

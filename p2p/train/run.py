@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from composer.core import Callback, DataSpec, State
 
     from p2p.train.composer_policy import ComposerPolicy
+    from p2p.train.precision import Precision
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ def build(recipe: Recipe) -> Trainer:
     from p2p.train.composer_policy import ComposerPolicy
     from p2p.train.loaders import build_train_data
     from p2p.train.parallel import parallelize
+    from p2p.train.precision import precision_here
     from p2p.train.start import build_policy
 
     _share_cores()
@@ -77,16 +79,16 @@ def build(recipe: Recipe) -> Trainer:
     train_data = build_train_data(recipe)
     policy = build_policy(recipe, meta=dist.get_global_rank() > 0)
     parallelize(policy, recipe.parallel)
-    model = ComposerPolicy(policy, recipe.loss.z_weight, recipe.data.corruption)
+    precision = precision_here(recipe.precision)
+    model = ComposerPolicy(policy, recipe.loss.z_weight, recipe.data.corruption, precision)
     resume_point = find_resume_point(recipe)
     trainer = _build_trainer(recipe, model, train_data, None if resume_point is None else str(resume_point))
     if dist.get_global_rank() == 0:
-        _announce(recipe, resume_point is not None, int(trainer.state.timestamp.batch.value))
+        _announce(recipe, precision, resume_point is not None, int(trainer.state.timestamp.batch.value))
     return trainer
 
 
 def _build_trainer(recipe: Recipe, model: ComposerPolicy, train_data: DataSpec, load_path: str | None) -> Trainer:
-    import torch
     from composer import Trainer
 
     from p2p.train.loaders import build_evaluators, chunks_per_process
@@ -108,7 +110,7 @@ def _build_trainer(recipe: Recipe, model: ComposerPolicy, train_data: DataSpec, 
         load_path=load_path,
         load_progress_bar=False,
         parallelism_config=fsdp_config(recipe.parallel),
-        precision=recipe.precision if torch.cuda.is_available() else "fp32",
+        precision=model.precision.composer,
         device_train_microbatch_size=min(recipe.microbatch or per_process, per_process),
         seed=recipe.seed,
         dist_timeout=recipe.parallel.timeout_s,
@@ -194,13 +196,10 @@ def _loggers(recipe: Recipe) -> list[object]:
     return [WandBLogger(project="p2p", name=recipe.name, init_kwargs={"id": recipe.name, "resume": "allow"})]
 
 
-def _announce(recipe: Recipe, resumed: bool, step: int) -> None:
-    import torch
-
+def _announce(recipe: Recipe, precision: Precision, resumed: bool, step: int) -> None:
     recipe.run_path.mkdir(parents=True, exist_ok=True)
     save_recipe(recipe, recipe.run_path / "recipe.yaml")
-    if recipe.precision != "fp32" and not torch.cuda.is_available():
-        log.info("precision %s needs a GPU; training in fp32 on the CPU", recipe.precision)
+    log.info("%s: computing in %s", recipe.name, precision.said)
     log.info(
         "%s: %s from step %d to %s", recipe.run_path, "resuming" if resumed else "training", step, recipe.max_duration
     )
