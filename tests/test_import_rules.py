@@ -51,6 +51,7 @@ RULES = {
     "p2p.format": Rule(("p2p.actions", "p2p.proto", "p2p.config", "p2p.recording"), (*LIGHT, "av")),
     "p2p.recipe": Rule(("p2p.actions", "p2p.config"), LIGHT),
     "p2p.object_storage": Rule((), (*LIGHT, "av")),
+    "p2p.game_names": Rule((), (*LIGHT, "av")),
     "p2p.text": Rule((), (*TRAINER, "streaming", "vizdoom", "av")),
     "p2p.model": Rule(("p2p.actions", "p2p.config"), (*TRAINER, "streaming", "vizdoom", "av", "matplotlib")),
     "p2p.model.import_command": Rule(("p2p.config", "p2p.model", "p2p.recipe"), (*TRAINER, "streaming", "av")),
@@ -97,7 +98,7 @@ RULES = {
         (*TRAINER, "torch", "streaming"),
     ),
     "p2p.doctor": Rule((), (*TRAINER, "streaming", "vizdoom")),
-    "p2p.hub": Rule(("p2p.config", "p2p.model"), LIGHT),
+    "p2p.hub": Rule(("p2p.config", "p2p.game_names", "p2p.model"), LIGHT),
     "p2p.demo": Rule(("p2p", "p2p_serve", "p2p_convert"), ("composer", "streaming")),
     "p2p_convert": Rule(
         (
@@ -106,6 +107,7 @@ RULES = {
             "p2p.data.resize",
             "p2p.data.video",
             "p2p.format",
+            "p2p.game_names",
             "p2p.hub",
             "p2p.object_storage",
             "p2p.proto",

@@ -12,7 +12,7 @@ from typing import Any
 
 from p2p import __version__
 from p2p.console import fail, log_to_stderr, note, say
-from p2p_convert.game_names import load_aliases
+from p2p.game_names import load_aliases
 from p2p_convert.plan import Options, Plan, Task
 from p2p_convert.run import Summary, convert
 from p2p_convert.transcode import parse_encoding

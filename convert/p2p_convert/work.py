@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from p2p.format import RecordingEntry, encode_segment
+from p2p.game_names import canonical
 from p2p_convert.errors import Rejected
-from p2p_convert.game_names import canonical
 from p2p_convert.plan import Options, Task
 from p2p_convert.segments import Converted, convert_recording
 from p2p_convert.sources import BadArchive, FolderSource

@@ -6,18 +6,17 @@ game of each recording. Nine tenths of an archive are `video.mp4`, which trainin
 
 from __future__ import annotations
 
-import difflib
+import hashlib
 import logging
 import os
-import re
 import shutil
 import tarfile
 import zlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from p2p.hub.choice import Search, archive_number, recordings_of_game, span
 from p2p.hub.transfer import Downloads, RemoteFile
 
 logger = logging.getLogger(__name__)
@@ -26,8 +25,6 @@ ARCHIVE_SUFFIX = ".tar.gz"
 METADATA = "data_metadata.parquet"
 RAW_VIDEO = "video.mp4"
 WANTED_NAMES = ("annotation.proto", "192x192.mp4")
-
-_ARCHIVE_NUMBER = re.compile(r"batch_(\d+)")
 
 
 @dataclass(frozen=True)
@@ -60,53 +57,19 @@ class Selection:
 
     def signature(self, archive: RemoteFile, recordings: frozenset[str] | None) -> str:
         """Names what was taken out of an archive, so that the same wish is not fulfilled twice."""
-        what = "all" if recordings is None else ",".join(sorted(recordings))
+        what = "all" if recordings is None else hashlib.sha256(",".join(sorted(recordings)).encode()).hexdigest()
         return f"{archive.digest} {what} {'with' if self.raw_video else 'without'} {RAW_VIDEO}"
 
 
-def archive_number(path: str) -> int | None:
-    """The number in `dataset/batch_00001.tar.gz` or in a recording's file path; None when there is none."""
-    match = _ARCHIVE_NUMBER.search(path)
-    return int(match.group(1)) if match else None
+def unpack(
+    archive: Path, scratch: Path, selection: Selection, recordings: frozenset[str] | None
+) -> tuple[list[Path], set[str]]:
+    """Write the wanted files of an archive below `scratch`, in one folder per recording.
 
-
-def recordings_of_game(table: Path, game: str) -> dict[int, frozenset[str]]:
-    """Archive numbers and, for each, the folder names of one game's recordings, from the dataset's table.
-
-    Games are matched without regard to case. Raises ValueError for a game that is not in the table.
+    Returns these folders, and the names of all recordings in the archive. Member names are reduced to their last two
+    parts, so nothing is ever written elsewhere.
     """
-    import pyarrow.parquet
-
-    columns = pyarrow.parquet.read_table(table, columns=["id", "filepath", "env_name"]).to_pydict()
-    names = [str(name or "") for name in columns["env_name"]]
-    wanted = game.casefold()
-    if wanted not in {name.casefold() for name in names}:
-        most_common = [name for name, _ in Counter(names).most_common(5)]
-        close = difflib.get_close_matches(game, set(names), n=3, cutoff=0.5) or most_common
-        raise ValueError(f"{table.name} has no recording of {game!r}; nearest: {', '.join(map(repr, close))}")
-    found: dict[int, set[str]] = {}
-    for identifier, path, name in zip(columns["id"], columns["filepath"], names, strict=True):
-        if name.casefold() != wanted:
-            continue
-        number = archive_number(str(path))
-        if number is None:
-            raise ValueError(f"{table.name}: {path!r} of recording {identifier} names no archive batch_NNNNN")
-        found.setdefault(number, set()).update({str(identifier), *_folder_names(str(path))})
-    return {number: frozenset(folders) for number, folders in sorted(found.items())}
-
-
-def _folder_names(path: str) -> set[str]:
-    """What a recording's folder may be called, judging by its path in the table."""
-    parts = PurePosixPath(path).parts
-    return {part for part in parts if not _ARCHIVE_NUMBER.search(part) and part not in ("dataset", *WANTED_NAMES)}
-
-
-def unpack(archive: Path, scratch: Path, selection: Selection, recordings: frozenset[str] | None) -> list[Path]:
-    """Write the wanted files of an archive below `scratch`, in one folder per recording; returns these folders.
-
-    Member names are reduced to their last two parts, so nothing is ever written elsewhere.
-    """
-    folders = {}
+    folders, seen = {}, set()
     try:
         with tarfile.open(archive, "r|gz") as members:
             for member in members:
@@ -114,6 +77,7 @@ def unpack(archive: Path, scratch: Path, selection: Selection, recordings: froze
                 recording = path.parent.name
                 if not member.isfile() or recording in ("", "..") or not selection.wants_file(path.name):
                     continue
+                seen.add(recording)
                 if recordings is not None and recording not in recordings:
                     continue
                 source = members.extractfile(member)
@@ -126,7 +90,7 @@ def unpack(archive: Path, scratch: Path, selection: Selection, recordings: froze
         raise ValueError(
             f"{archive}: not a whole .tar.gz archive ({error}); delete it and download it again"
         ) from error
-    return list(folders.values())
+    return list(folders.values()), seen
 
 
 def _move_recording(source: Path, target: Path) -> None:
@@ -138,42 +102,41 @@ def _move_recording(source: Path, target: Path) -> None:
         os.replace(path, target / path.name)
 
 
-def _take_archive(downloads: Downloads, archive: RemoteFile, selection: Selection, ids: frozenset[str] | None) -> int:
-    """Download one archive, unpack what is wanted of it, and delete it; returns the number of recordings."""
+def _take_archive(
+    downloads: Downloads, archive: RemoteFile, selection: Selection, recordings: frozenset[str] | None = None
+) -> tuple[int, list[str]]:
+    """Download one archive, unpack what is wanted of it, and delete it.
+
+    Returns the number of recordings taken, and the first and the last name of all that it holds.
+    """
     target = downloads.output / PurePosixPath(archive.path).name.removesuffix(ARCHIVE_SUFFIX)
-    signature = selection.signature(archive, ids)
+    signature, holds = selection.signature(archive, recordings), f"{archive.path} holds"
     if target.is_dir() and downloads.is_done(archive.path, signature):
         logger.info("%s is there already", target)
-        return sum(1 for _ in target.iterdir())
+        return sum(1 for _ in target.iterdir()), downloads.remembered(holds).split("/")
     staged = downloads.fetch_to_staging(archive)
     scratch = downloads.scratch("unpack")
-    folders = unpack(staged, scratch, selection, ids)
+    folders, seen = unpack(staged, scratch, selection, recordings)
     target.mkdir(parents=True, exist_ok=True)
     for folder in folders:
         _move_recording(folder, target / folder.name)
+    first_and_last = span(seen)
+    downloads.mark_done(holds, "/".join(first_and_last))
     downloads.mark_done(archive.path, signature)
     staged.unlink()
     shutil.rmtree(scratch)
     logger.info("%s: %d recordings", target, len(folders))
-    return len(folders)
+    return len(folders), first_and_last
 
 
-def _plan(downloads: Downloads, files: Sequence[RemoteFile], selection: Selection) -> dict[str, frozenset[str] | None]:
-    """The wanted archives by path, each with the recordings wanted of it (None: all)."""
-    numbered = {number: file.path for file in files if (number := _number_of_archive(file)) is not None}
-    wanted: dict[int, frozenset[str] | None] = {n: None for n in sorted(numbered) if selection.wants_archive(n)}
-    if selection.game is not None:
-        table = next((file for file in files if PurePosixPath(file.path).name == METADATA), None)
-        if table is None:
-            raise ValueError(
-                f"{downloads.repository.repo_id} has no {METADATA}, which names the games; use --start, --end"
-            )
-        of_game = recordings_of_game(downloads.fetch(table, METADATA), selection.game)
-        wanted = {number: of_game[number] for number in wanted if number in of_game}
+def _plan(downloads: Downloads, files: Sequence[RemoteFile], selection: Selection) -> dict[int, RemoteFile]:
+    """The archives in the wanted range, by number."""
+    numbered = {number: file for file in files if (number := _number_of_archive(file)) is not None}
+    wanted = {number: numbered[number] for number in sorted(numbered) if selection.wants_archive(number)}
     if not wanted:
-        span = f"{min(numbered):05d} to {max(numbered):05d}" if numbered else "none"
-        raise ValueError(f"no archive of {downloads.repository.repo_id} is in that range; its archives: {span}")
-    return {numbered[number]: ids for number, ids in wanted.items()}
+        existing = f"{min(numbered):05d} to {max(numbered):05d}" if numbered else "none"
+        raise ValueError(f"no archive of {downloads.repository.repo_id} is in that range; its archives: {existing}")
+    return wanted
 
 
 def _number_of_archive(file: RemoteFile) -> int | None:
@@ -184,14 +147,53 @@ def download_archives(downloads: Downloads, selection: Selection) -> int:
     """Download the selected archives one after another; returns the number of recordings (or of archives kept)."""
     files = downloads.repository.files()
     plan = _plan(downloads, files, selection)
-    by_path = {file.path: file for file in files}
-    size_gb = sum(by_path[path].size for path in plan) / 1e9
-    logger.info("%d archives, %.1f GB to transfer", len(plan), size_gb)
+    if selection.game is not None:
+        return _download_game(downloads, files, plan, selection)
+    logger.info("%d archives, %.1f GB to transfer", len(plan), sum(file.size for file in plan.values()) / 1e9)
     if selection.keep_archives:
-        for path in plan:
-            downloads.fetch(by_path[path])
+        for file in plan.values():
+            downloads.fetch(file)
         return len(plan)
-    return sum(_take_archive(downloads, by_path[path], selection, ids) for path, ids in plan.items())
+    return sum(_take_archive(downloads, file, selection)[0] for file in plan.values())
+
+
+def _download_game(
+    downloads: Downloads, files: Sequence[RemoteFile], plan: dict[int, RemoteFile], selection: Selection
+) -> int:
+    """The recordings of one game, out of the archives that the table leads to; returns how many were taken.
+
+    Raises:
+        ValueError: when there is no table, or none of the recordings was where it should be.
+    """
+    assert selection.game is not None
+    table = next((file for file in files if PurePosixPath(file.path).name == METADATA), None)
+    if table is None:
+        raise ValueError(
+            f"{downloads.repository.repo_id} has no {METADATA}, which names the games; use --start and --end"
+        )
+    game = recordings_of_game(downloads.fetch(table, METADATA), selection.game)
+    numbers = sorted({number for file in files if (number := _number_of_archive(file)) is not None})
+    search = Search(game, numbers, frozenset(plan))
+    guesses = search.guesses()
+    if not guesses:
+        where = Search(game, numbers, frozenset(numbers)).guesses() or [0]
+        raise ValueError(
+            f"--start and --end leave out the archives of {selection.game!r}: about {where[0]:05d} to {where[-1]:05d}"
+        )
+    size_gb = sum(plan[number].size for number in guesses) / 1e9
+    logger.info("%d recordings, in about %d archives, %.1f GB to transfer", len(game.wanted), len(guesses), size_gb)
+    count, names = 0, search.names
+    while (number := search.next()) is not None:
+        taken, ends = _take_archive(downloads, plan[number], selection, names)
+        count += taken
+        target = downloads.output / PurePosixPath(plan[number].path).name.removesuffix(ARCHIVE_SUFFIX)
+        search.looked_at(number, [*ends, *(folder.name for folder in target.iterdir())])
+    problem = search.explain_missing()
+    if problem and not count:
+        raise ValueError(problem)
+    if problem:
+        logger.warning("%s", problem)
+    return count
 
 
 def download_toy(downloads: Downloads, selection: Selection) -> int:
@@ -204,4 +206,4 @@ def download_toy(downloads: Downloads, selection: Selection) -> int:
     for file in loose:
         downloads.fetch(file)
     num_loose = len({str(PurePosixPath(file.path).parent) for file in loose})
-    return num_loose + sum(_take_archive(downloads, archive, selection, None) for archive in archives)
+    return num_loose + sum(_take_archive(downloads, archive, selection)[0] for archive in archives)

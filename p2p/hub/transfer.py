@@ -167,6 +167,10 @@ class Downloads:
         """Whether `mark_done` was called with these, by this run or an earlier one."""
         return self._record.get(key) == value
 
+    def remembered(self, key: str) -> str:
+        """What `mark_done` was called with for this key; "" when it was not."""
+        return self._record.get(key, "")
+
     def mark_done(self, key: str, value: str) -> None:
         """Remember across runs that a piece of work is finished."""
         self._record[key] = value
