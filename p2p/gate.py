@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 MAX_NAME_BYTES = 255  # of a path's component, on every file system that matters
 MAX_JSON_BYTES = 1 << 30
 _SHOWN_CHARACTERS = 200
+_CONTAINERS = reprlib.Repr()
+_CONTAINERS.maxlevel, _CONTAINERS.maxstring = 2, 100
 
 
 class Refused(ValueError):  # noqa: N818  a verdict on what was given
@@ -182,7 +185,10 @@ def read_regular(path: Path | str, max_bytes: int) -> bytes:
 
 def shown(value: object, quote: bool = True) -> str:
     """A stranger's value for a message or a terminal: one short line, control characters and escapes spelt out."""
-    written = value if isinstance(value, str) and not quote else repr(value)
+    if isinstance(value, list | tuple | dict | set):
+        written = _CONTAINERS.repr(value)  # a few references can spell out without end
+    else:
+        written = value if isinstance(value, str) and not quote else repr(value)
     line = printable(written)
     return line if len(line) <= _SHOWN_CHARACTERS else line[: _SHOWN_CHARACTERS - 3] + "..."
 

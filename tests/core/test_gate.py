@@ -79,6 +79,15 @@ def test_a_pipe_a_folder_and_a_long_file_are_refused_without_reading(tmp_path: P
     assert gate.read_regular(tmp_path / "long", max_bytes=5) == b"12345"
 
 
+def test_what_refers_to_itself_again_and_again_is_shown_shortly() -> None:
+    value: object = "x"
+    for _ in range(60):
+        value = (value, value)
+    with pytest.raises(gate.Refused, match="expected an object"):
+        gate.mapping(value, "metadata")
+    assert gate.shown(["a", "b"]) == "['a', 'b']"
+
+
 def test_what_is_shown_obeys_no_terminal() -> None:
     line = gate.shown("\x1b]0;owned\x07\n" + "x" * 1000)
     assert line.isprintable()
