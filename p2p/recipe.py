@@ -194,8 +194,9 @@ class Recipe:
     share, `microbatch` chunks at a time (null: all at once). `init_from` is a policy folder to start
     from; `image_weights` a file of ImageNet weights for the EfficientNet. `save_folder` may be an
     s3:// URL (default: <run folder>/checkpoints); `keep` checkpoints stay. With `resume`, a run that
-    is typed again goes on from its newest complete checkpoint. `ema_half_life` (in updates) averages
-    the weights; validation and export then use the average.
+    is typed again goes on from its newest usable checkpoint; with `resume_changed`, also when what its
+    course depends on (data, seed, batch) was changed. `ema_half_life` (in updates) averages the weights;
+    validation and export then use the average.
     """
 
     name: str
@@ -218,6 +219,7 @@ class Recipe:
     save_interval: str = "500ba"
     keep: int = 3
     resume: bool = True
+    resume_changed: bool = False
     ema_half_life: int | None = None
     log_interval: int = 10
 

@@ -7,6 +7,7 @@ seeds and learning rates are functions of the update's number, so a resumed run 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,16 +22,19 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from p2p.gate import printable
 from p2p.recipe import OptimizerConfig, ScheduleConfig, parse_duration
 from p2p.train.composer_policy import COUNTS_KEY
 from p2p.train.flops import StepCost
 from p2p.train.metrics_file import MetricsFile
 from p2p.train.optim import lr_factor
 from p2p.train.parallel import reduction_gain
+from p2p.train.reading import NotFinite
 
 log = logging.getLogger(__name__)
 
 PROGRESS_INTERVAL_S = 10.0
+MAX_CHUNKS_NAMED = 100
 
 
 def num_updates(state: State) -> int:
@@ -109,6 +113,32 @@ class GradientNorm(Callback):
         if self.limit is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.limit, norm)
         self.last_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+class FiniteGuard(Callback):
+    """Ends the run at the first loss or gradient that is not finite, before the average or a checkpoint takes it.
+
+    Both values are the same on all processes. Composer reads the loss after every update, which waits for the device;
+    the norm is there by then.
+    """
+
+    def __init__(self, gradient_norm: GradientNorm):
+        self.gradient_norm = gradient_norm
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        loss, norm = state.total_loss_dict["loss/train/total"], self.gradient_norm.last_norm
+        assert norm is not None
+        if math.isfinite(loss) and math.isfinite(norm):
+            return
+        batch = state.batch
+        own = [f"{name}@{start}" for name, start in zip(batch["recording"], batch["start"].tolist(), strict=True)]
+        chunks = sorted(chunk for each in dist.all_gather_object(own) for chunk in each)
+        raise NotFinite(
+            f"update {int(state.timestamp.batch.value)}: the loss is {loss:g}, the gradient's norm {float(norm):g}; "
+            "the run ends here, and nothing of this update is saved. If the loss grew before, write a smaller "
+            "optimizer.lr or an optimizer.clip; if not, look at this update's chunks (recording@first frame): "
+            + printable(" ".join(chunks[:MAX_CHUNKS_NAMED]))
+        )
 
 
 class WeightAverage(Callback):

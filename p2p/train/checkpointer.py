@@ -1,41 +1,62 @@
-"""When checkpoints are written in training, and which one a run resumes from."""
+"""When checkpoints are written in training, and which one a run goes on from."""
 
 from __future__ import annotations
 
 import logging
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist
-from composer.utils.checkpoint import save_checkpoint
 
-from p2p.config import PolicyConfig
+from p2p.config import load_policy_config
+from p2p.manifest import MANIFEST, read_manifest
 from p2p.object_storage import ObjectFolder
 from p2p.recipe import Recipe
 from p2p.train.callbacks import SharedStatistics, every
-from p2p.train.checkpoints import Uploader, fetch, newest_local, newest_remote, prune, publish, step_name
+from p2p.train.checkpoints import CONFIG, KIND, WRITING, begin, local_steps, newest_local, publish, step_name
+from p2p.train.facts import check_same_run, facts_of_policy, make_facts
+from p2p.train.layout import AVERAGE, read_layout
+from p2p.train.state import load_state, own_file, save_state
+from p2p.train.store import Uploader, fetch_newest, remote_steps
+from p2p.train.together import first_does
 
 log = logging.getLogger(__name__)
 
 UPLOAD_TIMEOUT_S = 3600.0
-_SCRATCH = ".writing"
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """A verified checkpoint, its step, and whether the run goes on with the same data from the same place."""
+
+    folder: Path
+    step: int
+    same_course: bool
 
 
 class Checkpointer(Callback):
-    """Saves every `interval` updates and at the end; keeps the newest `keep`; uploads when there is a store."""
+    """Loads the resume point; saves every `interval` updates and at the end; uploads when there is a store."""
 
-    def __init__(self, recipe: Recipe, statistics: SharedStatistics):
+    def __init__(self, recipe: Recipe, statistics: SharedStatistics, data: str, resume_point: ResumePoint | None):
+        self.recipe, self.data, self.resume_point = recipe, data, resume_point
         self.folder = recipe.checkpoint_path
         self.due = every(recipe.save_interval)
-        self.keep = recipe.keep
-        self.config: PolicyConfig = recipe.policy
         self.statistics = statistics
         self.uploader: Uploader | None = None
         if recipe.is_remote_save and dist.get_global_rank() == 0:
-            assert recipe.save_folder is not None
-            self.uploader = Uploader(ObjectFolder(recipe.save_folder), self.folder, recipe.keep)
+            self.uploader = Uploader(_store(recipe), self.folder, recipe.keep)
+
+    def after_load(self, state: State, logger: Logger) -> None:
+        """Composer's event between sharding and training; Composer itself loads nothing."""
+        if self.resume_point is None:
+            return
+        folder, step = self.resume_point.folder, self.resume_point.step
+        load_state(state, logger, folder, read_layout(folder), self.resume_point.same_course)
+        if int(state.timestamp.batch.value) != step:
+            raise ValueError(f"{folder}: holds the state of update {int(state.timestamp.batch.value)}, not of {step}")
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         if self.due(state):
@@ -44,21 +65,18 @@ class Checkpointer(Callback):
 
     def _save(self, state: State) -> None:
         step = int(state.timestamp.batch.value)
-        scratch = self.folder / _SCRATCH
-        if dist.get_global_rank() == 0:
-            shutil.rmtree(scratch, ignore_errors=True)
-        dist.barrier()
-        written = save_checkpoint(state, filename=str(scratch / "ep{epoch}-ba{batch}-rank{rank}.pt"))
-        assert written is not None  # every process writes its shards
-        dist.barrier()
-        if dist.get_global_rank() == 0:
-            publish(Path(written).parent, self.folder / step_name(step), self.config)
-            shutil.rmtree(scratch, ignore_errors=True)
-            if self.uploader is None:
-                prune(self.folder, self.keep)
-            else:
-                self.uploader.submit(step)
-        dist.barrier()
+        first_does(lambda: begin(self.folder))
+        try:
+            record = save_state(state, self.folder / WRITING)
+            records = dict(dist.all_gather_object((own_file(), record)))
+            facts = make_facts(self.recipe, self.data, step, dist.get_world_size())
+            keep = None if self.recipe.is_remote_save else self.recipe.keep
+            first_does(lambda: publish(self.folder, self.recipe.policy, facts, records, keep))
+        finally:
+            if dist.get_global_rank() == 0:
+                shutil.rmtree(self.folder / WRITING, ignore_errors=True)
+        if self.uploader is not None:
+            self.uploader.submit(step)
 
     def close(self, state: State, logger: Logger) -> None:
         if self.uploader is not None:
@@ -66,28 +84,61 @@ class Checkpointer(Callback):
             uploader.close(UPLOAD_TIMEOUT_S)
 
 
-def find_resume_point(recipe: Recipe) -> Path | None:
-    """The newest complete checkpoint of the run, fetched from object storage when it is only there.
+def find_resume_point(recipe: Recipe, data: str) -> ResumePoint | None:
+    """The newest usable checkpoint of the run, fetched from object storage when it is only there.
 
-    Every process gets the same answer; process 0 looks and fetches.
+    Every process gets the same answer; process 0 looks, fetches, verifies and compares.
+
+    Raises:
+        ValueError: when the recipe may not go on from it (see `facts`), or there are checkpoints and none is usable.
     """
-    answer: list[int | None] = [None]
-    if dist.get_global_rank() == 0 and recipe.resume:
-        answer = [_newest(recipe)]
-    dist.broadcast_object_list(answer)
-    return None if answer[0] is None else recipe.checkpoint_path / step_name(answer[0])
+    return first_does(lambda: _find(recipe, data))
 
 
-def _newest(recipe: Recipe) -> int | None:
-    local = newest_local(recipe.checkpoint_path)
-    if not recipe.is_remote_save:
-        return local
+def _find(recipe: Recipe, data: str) -> ResumePoint | None:
+    if not recipe.resume:
+        stored = remote_steps(_store(recipe)) if recipe.is_remote_save else []
+        if stored:
+            raise ValueError(
+                f"save_folder {recipe.save_folder} holds checkpoints up to step {stored[0]}, and resume is false: "
+                "write another save_folder, or leave resume out"
+            )
+        return None
+    step = newest_local(recipe.checkpoint_path)
+    if recipe.is_remote_save:
+        recipe.checkpoint_path.mkdir(parents=True, exist_ok=True)
+        fetched = fetch_newest(_store(recipe), recipe.checkpoint_path, step)
+        step = step if fetched is None else fetched
+    if step is None:
+        if local_steps(recipe.checkpoint_path):
+            raise ValueError(
+                f"{recipe.checkpoint_path}: no checkpoint is usable (see above): bring one back from a copy, or write "
+                "resume=false to start anew"
+            )
+        return None
+    folder = recipe.checkpoint_path / step_name(step)
+    same_course = check_same_run(_facts(folder), recipe, data, str(folder))
+    _check_average(folder, recipe)
+    return ResumePoint(folder, step, same_course)
+
+
+def _facts(folder: Path) -> dict[str, object]:
+    if (folder / MANIFEST).exists():
+        return dict(read_manifest(folder, KIND).facts)
+    return facts_of_policy(load_policy_config(folder / CONFIG))
+
+
+def _check_average(folder: Path, recipe: Recipe) -> None:
+    has_average = any(name.startswith(AVERAGE) for name in read_layout(folder))
+    if recipe.ema_half_life is not None and not has_average:
+        raise ValueError(
+            f"ema_half_life is {recipe.ema_half_life}, but {folder} holds no average to go on from: leave it out, or "
+            "give the run another name or run_folder, with init_from"
+        )
+    if recipe.ema_half_life is None and has_average:
+        log.info("%s: its average of the weights is dropped (ema_half_life is not set)", folder)
+
+
+def _store(recipe: Recipe) -> ObjectFolder:
     assert recipe.save_folder is not None
-    store = ObjectFolder(recipe.save_folder)
-    recipe.checkpoint_path.mkdir(parents=True, exist_ok=True)
-    remote = newest_remote(store, recipe.checkpoint_path)
-    if remote is not None and (local is None or remote > local):
-        log.info("fetching checkpoint %s of %s", step_name(remote), store.url)
-        fetch(store, remote, recipe.checkpoint_path)
-        return remote
-    return local
+    return ObjectFolder(recipe.save_folder)

@@ -1,174 +1,171 @@
-"""Checkpoints of a run: saved whole or not at all, found again after a crash, kept in object storage.
+"""Checkpoints of a run: saved whole or not at all, verified before they are used, the newest usable one found.
 
-A checkpoint is a folder step-00000500/ of torch.distributed.checkpoint (one file a process, `.metadata`)
-with the policy's config.yaml. It is written under another name and renamed, so Composer's own saver
-(a link that can be missing after a crash, and uploads that can hang) is not used; its state dict is.
+A checkpoint is a folder step-00000500/ of torch.distributed.checkpoint (one file a process, `.metadata`) with the
+policy's config.yaml and a manifest: SHA-256 and length of each file, and the facts that `facts` compares. It is written
+under another name and renamed, so Composer's own saver (a link that can be missing after a crash) is not used.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import pickle
-import queue
 import re
 import shutil
-import threading
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+from p2p import gate
 from p2p.config import PolicyConfig, save_policy_config
-from p2p.object_storage import ObjectFolder
+from p2p.files import sync, temporary_path, write_file
+from p2p.manifest import MANIFEST, FileRecord, Manifest, describe, read_manifest, verify
+from p2p.train.layout import METADATA, Layout, needed_bytes, read_layout
 
 log = logging.getLogger(__name__)
 
-METADATA = ".metadata"
+KIND = "checkpoint"
 CONFIG = "config.yaml"
-_STEP = re.compile(r"^step-(\d{8,})$")
+WRITING = ".writing"
+_SUPERSEDED = "superseded-"
+_STEP = re.compile(r"^step-(\d{8,18})$", re.ASCII)
 
 
 def step_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def steps_in(names: list[str]) -> list[int]:
+def steps_in(names: Iterable[str]) -> list[int]:
     """The steps of the names that are checkpoints, newest first."""
-    return sorted((int(match.group(1)) for name in names if (match := _STEP.match(name))), reverse=True)
+    found = [(name, int(match[1])) for name in names if (match := _STEP.match(name))]
+    return sorted({step for name, step in found if name == step_name(step)}, reverse=True)
 
 
-def needed_bytes(metadata: bytes) -> dict[str, int]:
-    """The files that a checkpoint consists of, and how long each must be at least."""
-    needed: dict[str, int] = {}
-    for info in pickle.loads(metadata).storage_data.values():  # our own file: torch writes it as a pickle
-        needed[info.relative_path] = max(needed.get(info.relative_path, 0), info.offset + info.length)
-    return needed
+def local_steps(folder: Path) -> list[int]:
+    """The steps of the checkpoints in a folder, usable or not, newest first."""
+    return steps_in([path.name for path in folder.iterdir()]) if folder.is_dir() else []
 
 
-def missing_part(folder: Path) -> str | None:
-    """What makes a checkpoint folder unusable, or None when it is complete."""
-    if not (folder / METADATA).is_file():
-        return f"{METADATA} is missing"
-    try:
-        needed = needed_bytes((folder / METADATA).read_bytes())
-    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError) as error:
-        return f"{METADATA} is unreadable ({error})"
-    for name, size in needed.items():
-        if not (folder / name).is_file():
-            return f"{name} is missing"
-        if (folder / name).stat().st_size < size:
-            return f"{name} is truncated"
-    return None
+def check_checkpoint(folder: Path) -> tuple[Manifest | None, Layout]:
+    """The manifest of a checkpoint, every file compared with it, and what it holds.
+
+    A checkpoint that was written before there were manifests has None; of it only names and lengths are known.
+
+    Raises:
+        Refused (a ValueError): naming what is missing, damaged or not of a checkpoint.
+    """
+    names = {path.name for path in folder.iterdir()}
+    for name in (METADATA, CONFIG):
+        if name not in names:
+            raise gate.Refused(f"{name} is missing")
+    manifest = read_manifest(folder, KIND) if MANIFEST in names else None
+    if manifest is not None:
+        check_facts(manifest, folder / MANIFEST)
+        verify(folder, manifest)
+    layout = read_layout(folder)
+    unknown = set() if manifest is None else needed_bytes(layout).keys() - manifest.files.keys()
+    if unknown:
+        raise gate.Refused(f"{MANIFEST} does not name {gate.shown(min(unknown))}")
+    return manifest, layout
+
+
+def check_facts(manifest: Manifest, where: Path | str) -> int:
+    """The step of a checkpoint, from its manifest.
+
+    Raises:
+        Refused: when it is none of a whole checkpoint with finite weights.
+    """
+    for name in (METADATA, CONFIG):
+        if name not in manifest.files:
+            raise gate.Refused(f"{where}: does not name {name}")
+    if manifest.facts.get("finite") is not True:
+        raise gate.Refused(f"{where}: does not say that the weights are finite")
+    return gate.whole_number(manifest.facts.get("step"), f"{where}: step", 0, 1 << 60)
+
+
+def step_of(folder: Path, manifest: Manifest | None) -> int:
+    """The number of updates of a checkpoint: as its manifest says, else as its folder is named.
+
+    Raises:
+        Refused: when neither tells.
+    """
+    if manifest is not None:
+        return check_facts(manifest, folder / MANIFEST)
+    steps = steps_in([folder.name])
+    if not steps:
+        raise gate.Refused(f"{folder}: a checkpoint without {MANIFEST}; name its folder step-00000000, with its step")
+    return steps[0]
 
 
 def newest_local(folder: Path) -> int | None:
-    """The step of the newest complete checkpoint; incomplete ones are reported and passed over."""
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    for step in steps_in(names):
-        problem = missing_part(folder / step_name(step))
-        if problem is None:
+    """The step of the newest usable checkpoint; others are reported and passed over."""
+    for step in local_steps(folder):
+        if is_usable(folder / step_name(step)):
             return step
-        log.warning("checkpoint %s is passed over: %s", folder / step_name(step), problem)
     return None
 
 
-def newest_remote(store: ObjectFolder, scratch: Path) -> int | None:
-    """As `newest_local`, in object storage; `scratch` takes the metadata files for a look."""
-    sizes = {name: each.num_bytes for name, each in store.list().items()}
-    for step in steps_in(sorted({name.split("/")[0] for name in sizes})):
-        prefix = step_name(step)
-        if f"{prefix}/{METADATA}" not in sizes or f"{prefix}/{CONFIG}" not in sizes:
-            log.warning("checkpoint %s/%s is passed over: not fully uploaded", store.url, prefix)
-            continue
-        look = scratch / f".look-{prefix}"
-        store.download(f"{prefix}/{METADATA}", look)
-        needed = needed_bytes(look.read_bytes())
-        look.unlink()
-        if all(sizes.get(f"{prefix}/{name}", -1) >= size for name, size in needed.items()):
-            return step
-        log.warning("checkpoint %s/%s is passed over: not fully uploaded", store.url, prefix)
-    return None
-
-
-def fetch(store: ObjectFolder, step: int, folder: Path) -> None:
-    """Download a checkpoint; it appears under its name when it is whole."""
-    scratch = folder / f".fetching-{step_name(step)}"
-    shutil.rmtree(scratch, ignore_errors=True)
-    for name in store.list(step_name(step) + "/"):
-        store.download(name, scratch / name.split("/", 1)[1])
-    shutil.rmtree(folder / step_name(step), ignore_errors=True)
-    os.replace(scratch, folder / step_name(step))
-
-
-def publish(scratch: Path, target: Path, config: PolicyConfig) -> None:
-    """Give a finished checkpoint its final name."""
-    save_policy_config(config, scratch / CONFIG)
-    for path in scratch.iterdir():
-        _sync(path)
-    _sync(scratch)
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(scratch, target)
-    _sync(target.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+def is_usable(checkpoint: Path) -> bool:
+    """Whether a checkpoint passes `check_checkpoint`; what is wrong is reported."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        manifest, _ = check_checkpoint(checkpoint)
+        if f"{step_of(checkpoint, manifest):08d}" != checkpoint.name.removeprefix("step-"):
+            raise gate.Refused(f"{MANIFEST} is of another step")
+    except (gate.Refused, FileNotFoundError, NotADirectoryError) as error:
+        log.warning("checkpoint %s is passed over: %s", checkpoint, error)
+        return False
+    if manifest is None:
+        log.warning("checkpoint %s has no %s (an older p2p wrote it): damage would go unnoticed", checkpoint, MANIFEST)
+    return True
+
+
+# ------------------------------------------------------------------ writing
+
+
+def begin(folder: Path) -> Path:
+    """An empty folder in which all processes write a checkpoint; also clears away what a killed run left."""
+    folder.mkdir(parents=True, exist_ok=True)
+    scratch = folder / WRITING
+    for path in (scratch, *folder.glob(".step-*.partial")):
+        shutil.rmtree(path, ignore_errors=True)
+    scratch.mkdir()
+    return scratch
+
+
+def publish(
+    folder: Path, config: PolicyConfig, facts: Mapping[str, Any], records: Mapping[str, FileRecord], keep: int | None
+) -> None:
+    """Give what all processes wrote its manifest and its final name, then delete all but the newest `keep`.
+
+    `records` describe the data files. Checkpoints of later steps are of a run that this one does not go on from
+    (they were damaged, or it began anew): they are set aside.
+    """
+    scratch, step = folder / WRITING, int(facts["step"])
+    save_policy_config(config, scratch / CONFIG)
+    others = {name: describe(scratch / name) for name in (METADATA, CONFIG)}
+    write_file(scratch / MANIFEST, Manifest(KIND, {**records, **others}, facts).encode())
+    for name in (METADATA, CONFIG):
+        sync(scratch / name)
+    sync(scratch)
+    for later in (s for s in local_steps(folder) if s > step):
+        aside = folder / f"{_SUPERSEDED}{step_name(later)}"
+        log.warning("checkpoint %s is of another course of this run: set aside as %s", step_name(later), aside.name)
+        _replace(folder / step_name(later), aside)
+    _replace(scratch, folder / step_name(step))
+    if keep is not None:
+        prune(folder, keep)
+
+
+def _replace(source: Path, target: Path) -> None:
+    """Rename a folder over another, which is whole under its name until then."""
+    aside = temporary_path(target)
+    if target.exists():
+        os.rename(target, aside)
+    os.rename(source, target)
+    sync(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def prune(folder: Path, keep: int) -> None:
     """Delete all but the newest `keep` checkpoints of a local folder."""
-    for step in steps_in([path.name for path in folder.iterdir()])[keep:]:
+    for step in local_steps(folder)[keep:]:
         shutil.rmtree(folder / step_name(step), ignore_errors=True)
-
-
-class Uploader:
-    """Uploads checkpoints one after another in a thread; training goes on meanwhile.
-
-    Local copies are deleted once a newer one is uploaded; remote ones beyond the newest `keep`.
-    A failed upload is tried again with the next checkpoint; `close` raises what the last one left.
-    """
-
-    def __init__(self, store: ObjectFolder, folder: Path, keep: int):
-        self.store, self.folder, self.keep = store, folder, keep
-        self.error: Exception | None = None
-        self._steps: queue.Queue[int | None] = queue.Queue()
-        self._thread = threading.Thread(target=self._run, name="checkpoint-upload", daemon=True)
-        self._thread.start()
-
-    def submit(self, step: int) -> None:
-        self._steps.put(step)
-
-    def close(self, timeout_s: float) -> None:
-        """Wait for the uploads that are under way.
-
-        Raises:
-            OSError: the last upload failed, or did not end in time.
-        """
-        self._steps.put(None)
-        self._thread.join(timeout_s)
-        if self._thread.is_alive():
-            raise TimeoutError(f"{self.store.url}: the upload did not end within {timeout_s:.0f} s")
-        if self.error is not None:
-            raise OSError(f"{self.store.url}: the last checkpoint was not uploaded: {self.error}") from self.error
-
-    def _run(self) -> None:
-        while (step := self._steps.get()) is not None:
-            try:
-                self._upload(step)
-                self.error = None
-            except Exception as error:  # noqa: BLE001 (storage errors of any kind are kept, reported, tried again)
-                self.error = error
-                log.warning("%s: upload of %s failed: %s", self.store.url, step_name(step), error)
-
-    def _upload(self, step: int) -> None:
-        folder = self.folder / step_name(step)
-        for path in sorted(folder.iterdir(), key=lambda path: path.name == METADATA):  # the metadata last
-            self.store.upload(path, f"{step_name(step)}/{path.name}")
-        for older in steps_in([path.name for path in self.folder.iterdir()]):
-            if older < step:
-                shutil.rmtree(self.folder / step_name(older), ignore_errors=True)
-        names = list(self.store.list())
-        old = steps_in(sorted({name.split("/")[0] for name in names}))[self.keep :]
-        self.store.delete([name for name in names if any(name.startswith(step_name(s) + "/") for s in old)])

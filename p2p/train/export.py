@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import argparse
 import logging
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from p2p.train.checkpoints import CONFIG, METADATA, missing_part, newest_local, step_name
+from p2p.gate import Refused, shown
+from p2p.train.checkpoints import CONFIG, check_checkpoint, newest_local, step_name, step_of
+from p2p.train.layout import AVERAGE, METADATA, MODEL, read_layout
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-MODEL_PREFIX = "state.model.policy."
-AVERAGE_PREFIX = "state.callbacks.WeightAverage.average.policy."
+MODEL_PREFIX = MODEL + "policy."
+AVERAGE_PREFIX = AVERAGE + "policy."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,47 +62,71 @@ def _export_original(source: Path, out: Path, raw: bool) -> Path:
         return export_checkpoint(write_policy_folder(config, tensors, Path(scratch) / "policy"), out, step)
 
 
-def find_checkpoint(source: Path) -> Path:
-    """The checkpoint that a run folder, a folder of checkpoints or a checkpoint folder stands for."""
+def find_checkpoint(source: Path) -> tuple[Path, int]:
+    """The checkpoint that a run folder, a folder of checkpoints or a checkpoint folder stands for, and its step.
+
+    Raises:
+        ValueError: when there is none, or it is damaged.
+    """
     if (source / METADATA).is_file():
-        problem = missing_part(source)
-        if problem is not None:
-            raise ValueError(f"{source} is not a complete checkpoint: {problem}")
-        return source
+        try:
+            manifest, _ = check_checkpoint(source)
+            step = step_of(source, manifest)
+        except Refused as error:
+            raise ValueError(f"{source} is not a usable checkpoint: {error}") from error
+        if manifest is None:
+            log.warning("%s has no manifest (an older p2p wrote it): damage would go unnoticed", source)
+        return source, step
     for folder in (source / "checkpoints", source):
-        step = newest_local(folder)
-        if step is not None:
-            return folder / step_name(step)
+        newest = newest_local(folder)
+        if newest is not None:
+            return folder / step_name(newest), newest
     raise ValueError(f"{source}: no complete checkpoint; expected a run folder (runs/NAME) or a step-* folder in it")
 
 
 def read_run(source: Path, raw: bool) -> tuple[Any, dict[str, Tensor], int]:
-    """Config, tensors by the policy's names, and the step, of a run or checkpoint; the average where there is one."""
-    from p2p.config import load_policy_config
+    """Config, tensors by the policy's names, and the step, of a run or checkpoint; the average where there is one.
 
-    checkpoint = find_checkpoint(source)
+    Raises:
+        ValueError: when there is no usable checkpoint, or its weights are not finite or do not fit its configuration.
+    """
+    import torch
+
+    from p2p.config import load_policy_config
+    from p2p.model.policy import Policy
+    from p2p.model.weights import check_tensors
+
+    checkpoint, step = find_checkpoint(source)
     config = load_policy_config(checkpoint / CONFIG)
-    return config, read_tensors(checkpoint, raw), int(checkpoint.name.removeprefix("step-"))
+    tensors = read_tensors(checkpoint, raw)
+    with torch.device("meta"):
+        check_tensors(Policy(config).state_dict(), tensors, str(checkpoint))
+    return config, tensors, step
 
 
 def read_tensors(checkpoint: Path, raw: bool = False) -> dict[str, Tensor]:
-    """Full tensors of the policy, whatever number of processes wrote them."""
-    import torch
-    import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+    """Full tensors of the policy, whatever number of processes wrote them.
 
-    stored = dcp.FileSystemReader(str(checkpoint)).read_metadata().state_dict_metadata
-    wanted = {
-        key: torch.empty(entry.size, dtype=entry.properties.dtype)
-        for key, entry in stored.items()
-        if isinstance(entry, TensorStorageMetadata) and key.startswith((MODEL_PREFIX, AVERAGE_PREFIX))
+    Raises:
+        ValueError: when there are none, they cannot be read, or are not finite.
+    """
+    import torch
+
+    from p2p.train.reading import NotFinite, load_into, names_of_not_finite
+
+    layout = read_layout(checkpoint)
+    wanted: dict[str, Any] = {
+        name: torch.empty(entry.size, dtype=getattr(torch, entry.dtype))
+        for name, entry in layout.items()
+        if entry.dtype and name.startswith((MODEL_PREFIX, AVERAGE_PREFIX))
     }
     if not wanted:
         raise ValueError(f"{checkpoint} holds no policy")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        dcp.load(wanted, checkpoint_id=str(checkpoint), no_dist=True)
-    tensors = {key[len(MODEL_PREFIX) :]: t for key, t in wanted.items() if key.startswith(MODEL_PREFIX)}
+    load_into(wanted, checkpoint, layout, alone=True)
+    tensors = {name[len(MODEL_PREFIX) :]: t for name, t in wanted.items() if name.startswith(MODEL_PREFIX)}
     if not raw:
-        tensors |= {key[len(AVERAGE_PREFIX) :]: t for key, t in wanted.items() if key.startswith(AVERAGE_PREFIX)}
+        tensors |= {name[len(AVERAGE_PREFIX) :]: t for name, t in wanted.items() if name.startswith(AVERAGE_PREFIX)}
+    bad = names_of_not_finite(tensors)
+    if bad:
+        raise NotFinite(f"{checkpoint}: {len(bad)} tensors are not finite, such as {shown(bad[0])}; not exported")
     return tensors

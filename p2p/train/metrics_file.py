@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from p2p.files import write_file
 
 
 class MetricsFile:
@@ -19,12 +20,7 @@ class MetricsFile:
         if not self.path.exists():
             return
         kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= step]
-        temporary = self.path.with_suffix(".tmp")
-        with open(temporary, "w") as file:
-            file.writelines(line + "\n" for line in kept)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.path)
+        write_file(self.path, *(f"{line}\n".encode() for line in kept))
 
     def append(self, entry: dict[str, Any]) -> None:
         with open(self.path, "a") as file:

@@ -1,12 +1,15 @@
-"""Checks of the folders that a recipe names, before anything heavy is loaded."""
+"""The folders that a recipe names: checked before anything heavy is loaded, and taken for one run alone."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import IO
 
+from p2p.files import take
 from p2p.recipe import Recipe
 
 INDEX_NAME = "index.json"
+LOCK_NAME = ".lock"
 
 
 def check_paths(recipe: Recipe) -> None:
@@ -27,3 +30,18 @@ def _check_folder(key: str, place: str) -> None:
         raise ValueError(
             f"{key} is {place!r}: it has no {INDEX_NAME}, so it holds no shards; make them with p2p-convert"
         )
+
+
+def take_run(recipe: Recipe) -> list[IO[bytes]]:
+    """Locks of the run folder and of a checkpoint folder elsewhere, held until they are closed or the process ends.
+
+    Raises:
+        InUse (a ValueError): when another run writes there.
+    """
+    folders = [recipe.run_path]
+    if not recipe.checkpoint_path.resolve().is_relative_to(recipe.run_path.resolve()):
+        folders.append(recipe.checkpoint_path)
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    advice = "wait until it has ended, or write another run_folder (or name)"
+    return [take(folder / LOCK_NAME, f"run folder {folder}", advice) for folder in folders]

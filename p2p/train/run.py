@@ -7,20 +7,22 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
-from p2p.console import fail, log_to_stderr
+from p2p.console import fail, log_to_stderr, note
 from p2p.recipe import Recipe, load_recipe, save_recipe
 
 if TYPE_CHECKING:
     from composer import Trainer
     from composer.core import Callback, DataSpec, State
 
+    from p2p.train.checkpointer import ResumePoint
     from p2p.train.composer_policy import ComposerPolicy
     from p2p.train.precision import Precision
 
 log = logging.getLogger(__name__)
 
+INTERRUPTED, TERMINATED = 130, 143
 USAGE = "composer [-n PROCESSES] launch RECIPE.yaml [key=value ...]"
 
 
@@ -31,18 +33,44 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.train=DIR max_duration=2ba")
     args = parser.parse_args(argv)
     set_up_logging()
+    recipe = None
     try:
         recipe = load_recipe(args.recipe, args.overrides)
+        _locks = _prepare(recipe)  # held as long as this process lives
         trainer = build(recipe)
     except (ValueError, OSError) as error:
         return fail(error)
+    except (KeyboardInterrupt, SystemExit) as end:
+        return _interrupted(end, recipe)
     from p2p.data.stream import ShardError
+    from p2p.train.reading import NotFinite
 
     try:
         fit(recipe, trainer)
-    except (ShardError, OSError) as error:  # damaged or unreachable shards, a full disk, an upload that failed
+    except (ShardError, NotFinite, OSError) as error:  # damaged or unreachable shards, a full disk, a failed upload
         return fail(_last_line(error))
+    except (KeyboardInterrupt, SystemExit) as end:
+        return _interrupted(end, recipe)
     return 0
+
+
+def _interrupted(end: KeyboardInterrupt | SystemExit, recipe: Recipe | None) -> int:
+    """One line for Ctrl-C and SIGTERM, of which Composer makes a SystemExit.
+
+    Raises:
+        SystemExit: one that is neither.
+    """
+    status = INTERRUPTED if isinstance(end, KeyboardInterrupt) else end.code
+    if status not in (INTERRUPTED, TERMINATED):
+        raise end
+    from p2p.train.checkpoints import local_steps
+
+    if os.environ.get("RANK", "0") == "0":
+        steps = local_steps(recipe.checkpoint_path) if recipe is not None else []
+        saved = f"saved until step {steps[0]}; the same command goes on from there" if steps else "nothing was saved"
+        note(f"p2p: interrupted: {saved}")
+    assert isinstance(status, int)
+    return status
 
 
 def _last_line(error: Exception) -> str:
@@ -64,11 +92,11 @@ def build(recipe: Recipe) -> Trainer:
     Raises:
         ValueError: something that the user gave does not fit: data, weights, batch sizes.
     """
-    _check_inputs(recipe)
     from composer.utils import dist, get_device
 
     from p2p.train.checkpointer import find_resume_point
     from p2p.train.composer_policy import ComposerPolicy
+    from p2p.train.facts import data_identity
     from p2p.train.loaders import build_train_data
     from p2p.train.parallel import parallelize
     from p2p.train.precision import precision_here
@@ -81,21 +109,27 @@ def build(recipe: Recipe) -> Trainer:
     parallelize(policy, recipe.parallel)
     precision = precision_here(recipe.precision)
     model = ComposerPolicy(policy, recipe.loss.z_weight, recipe.data.corruption, precision)
-    resume_point = find_resume_point(recipe)
-    trainer = _build_trainer(recipe, model, train_data, None if resume_point is None else str(resume_point))
+    data = data_identity(train_data.dataloader.dataset.streams)
+    resume_point = find_resume_point(recipe, data)
+    trainer = _build_trainer(recipe, model, train_data, _build_callbacks(recipe, data, resume_point))
     if dist.get_global_rank() == 0:
         _announce(recipe, precision, resume_point is not None, int(trainer.state.timestamp.batch.value))
     return trainer
 
 
-def _build_trainer(recipe: Recipe, model: ComposerPolicy, train_data: DataSpec, load_path: str | None) -> Trainer:
+def _build_trainer(
+    recipe: Recipe,
+    model: ComposerPolicy,
+    train_data: DataSpec,
+    callbacks_and_due: tuple[list[Callback], Callable[[State], bool]],
+) -> Trainer:
     from composer import Trainer
 
     from p2p.train.loaders import build_evaluators, chunks_per_process
     from p2p.train.optim import build_optimizer
     from p2p.train.parallel import fsdp_config
 
-    callbacks, eval_due = _build_callbacks(recipe)
+    callbacks, eval_due = callbacks_and_due
     per_process = chunks_per_process(recipe)
     return Trainer(
         model=model,
@@ -107,8 +141,6 @@ def _build_trainer(recipe: Recipe, model: ComposerPolicy, train_data: DataSpec, 
         loggers=_loggers(recipe),
         run_name=recipe.name,
         progress_bar=False,
-        load_path=load_path,
-        load_progress_bar=False,
         parallelism_config=fsdp_config(recipe.parallel),
         precision=model.precision.composer,
         device_train_microbatch_size=min(recipe.microbatch or per_process, per_process),
@@ -118,7 +150,9 @@ def _build_trainer(recipe: Recipe, model: ComposerPolicy, train_data: DataSpec, 
     )
 
 
-def _build_callbacks(recipe: Recipe) -> tuple[list[Callback], Callable[[State], bool]]:
+def _build_callbacks(
+    recipe: Recipe, data: str, resume_point: ResumePoint | None
+) -> tuple[list[Callback], Callable[[State], bool]]:
     """In the order in which they act on an event, and after which updates validation is due."""
     from composer.utils import dist
 
@@ -132,12 +166,13 @@ def _build_callbacks(recipe: Recipe) -> tuple[list[Callback], Callable[[State], 
         cb.StepSeed(recipe.seed),
         cb.OptimizerSettings(recipe.optimizer, recipe.schedule),
         norm,
+        cb.FiniteGuard(norm),
         statistics,
         report,
     ]
     if recipe.ema_half_life is not None:
         callbacks.append(cb.WeightAverage(recipe.ema_half_life))
-    checkpointer = Checkpointer(recipe, statistics)
+    checkpointer = Checkpointer(recipe, statistics, data, resume_point)
     eval_due = checkpointer.due if recipe.eval.interval is None else cb.every(recipe.eval.interval)
     return [*callbacks, checkpointer], eval_due
 
@@ -169,15 +204,21 @@ def export(recipe: Recipe) -> None:
     log.info("policy of step %d: %s", step, folder)
 
 
-def _check_inputs(recipe: Recipe) -> None:
-    """What can be checked before the slow imports."""
-    from p2p.train.paths import check_paths
+def _prepare(recipe: Recipe) -> list[IO[bytes]]:
+    """Check what can be checked before the slow imports, and take the run's folder, by locks that are returned.
+
+    Raises:
+        ValueError: what the recipe names is missing or does not fit, or another process trains in that folder.
+    """
+    from p2p.train.paths import check_paths, take_run
 
     check_paths(recipe)
-    if os.environ.get("RANK", "0") == "0":
-        from p2p.train.start import check_start
+    if os.environ.get("RANK", "0") != "0":
+        return []
+    from p2p.train.start import check_start
 
-        check_start(recipe)
+    check_start(recipe)
+    return take_run(recipe)
 
 
 def _share_cores() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -48,7 +49,15 @@ def test_two_processes_train_as_typed_and_leave_a_policy(
     assert "step 3/3  loss" in result.stderr
     assert "frames/s  ETA 0:00:00" in result.stderr
     checkpoint = folder / "checkpoints" / "step-00000003"
-    assert {path.name for path in checkpoint.iterdir()} == {".metadata", "config.yaml", "__0_0.distcp", "__1_0.distcp"}
+    files = {".metadata", "config.yaml", "__0_0.distcp", "__1_0.distcp"}
+    assert {path.name for path in checkpoint.iterdir()} == {*files, "manifest.json"}
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    assert set(manifest["files"]) == files
+    assert {name: manifest["facts"][name] for name in ("step", "processes", "finite")} == {
+        "step": 3,
+        "processes": 2,
+        "finite": True,
+    }
     entry = read_metrics(folder)[3]
     expected = {"loss", "cross_entropy", "z_loss", "lr", "grad_norm", "frames_per_s", "tokens_per_s", "wait_s"}
     assert expected | {"perplexity_keys", "val/loss", "val/perplexity", "val/perplexity_mouse_y"} <= set(entry)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from p2p.object_storage import ObjectFolder
-from p2p.train.checkpoints import newest_remote, steps_in
+from p2p.train.checkpoints import steps_in
+from p2p.train.store import newest_remote
 from p2p_convert.cli import main as p2p_convert
 from tests.data.faulty_proxy import FaultyProxy
 from tests.data.making import annotation, video_bytes, write_recording
@@ -60,9 +61,9 @@ def test_a_run_killed_and_moved_to_another_machine_resumes_from_object_storage(
     remote = [f"data.train={data}/val", f"data.val={data}/train", f"save_folder={store.url}", "keep=2"]
     argv = small_run(folder, *options, *remote)
     run = zygote.start(argv, tmp_path / "log", environment=s3.environment)
-    run.wait_until(lambda: newest_remote(store, tmp_path) is not None and 6 in read_metrics(folder))
+    run.wait_until(lambda: newest_remote(store) is not None and 6 in read_metrics(folder))
     run.kill()
-    uploaded = newest_remote(store, tmp_path)
+    uploaded = newest_remote(store)
     assert uploaded is not None
     assert uploaded < 12
     before = read_metrics(folder)
@@ -130,7 +131,7 @@ def test_training_gets_through_failed_requests_and_an_outage_of_half_a_minute(
     assert sorted(metrics) == list(range(1, 13))
     for step, entry in metrics.items():
         assert without_clocks(entry) == without_clocks(reference[step])
-    assert newest_remote(ObjectFolder(f"{store.url}-outage"), tmp_path) == 12
+    assert newest_remote(ObjectFolder(f"{store.url}-outage")) == 12
     proxy.close()
 
 
@@ -138,7 +139,7 @@ def test_a_checkpoint_that_is_not_fully_uploaded_is_passed_over(store: ObjectFol
     part = ObjectFolder(store.url + "-partial")
     (tmp_path / "shard").write_bytes(b"x")
     part.upload(tmp_path / "shard", "step-00000007/__0_0.distcp")
-    assert newest_remote(part, tmp_path) is None
+    assert newest_remote(part) is None
 
 
 def test_a_missing_bucket_is_named(store: ObjectFolder) -> None:

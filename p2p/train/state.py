@@ -1,0 +1,127 @@
+"""What of Composer's state a checkpoint holds, written and read: weights, optimizer, averages, position in the data.
+
+Composer's own loading also unpickles random generators and evaluates the algorithms that a checkpoint names; neither is
+needed here (seeds and settings are functions of the update's number and of the recipe), so neither is read.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from composer.core import State
+from composer.loggers import Logger
+from composer.utils import dist
+from torch import Tensor
+
+from p2p import gate
+from p2p.files import sync
+from p2p.manifest import FileRecord, describe
+from p2p.train.layout import MODEL, Layout
+from p2p.train.reading import NotFinite, cause_of, load_into, names_of_not_finite
+
+_PARTS = ("model", "optimizers", "callbacks", "timestamp", "dataset_state")
+
+
+def save_state(state: State, folder: Path) -> FileRecord:
+    """Write this process's shard of the state (all processes call it together); returns what it wrote, synced.
+
+    Raises:
+        NotFinite: on every process, naming tensors that hold NaN or infinity; nothing is written then.
+        OSError: on every process, when one cannot write.
+    """
+    parts = _parts(state)
+    _check_finite(parts, f"the state of update {int(state.timestamp.batch.value)}")
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    planner = dcp.DefaultSavePlanner(dedup_save_to_lowest_rank=True)
+    writer = dcp.FileSystemWriter(folder, sync_files=False)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
+            dcp.save({"state": parts}, storage_writer=writer, planner=planner)
+    except dcp.CheckpointException as error:
+        raise cause_of(error, folder) from error
+    own = folder / own_file()
+    with ThreadPoolExecutor(1) as background:  # hashing needs no disk, syncing no core
+        record = background.submit(describe, own)
+        sync(own)
+        return record.result()
+
+
+def own_file() -> str:
+    """The name of the data file that this process writes."""
+    return f"__{dist.get_global_rank()}_0.distcp"
+
+
+def load_state(state: State, logger: Logger, folder: Path, layout: Layout, same_course: bool) -> None:
+    """Bring a run to where a checkpoint was written; all processes call it together.
+
+    The settings of the optimizer stay the recipe's. Without the `same_course` of data, the next epoch begins.
+
+    Raises:
+        ValueError: when the checkpoint holds other tensors than this run has, cannot be read, or is not finite.
+    """
+    parts = _parts(state)
+    _check_names(parts["model"], layout, folder)
+    settings = {name: each.pop("param_groups") for name, each in parts["optimizers"].items()}
+    numbers = {name: value for name, value in parts["timestamp"]["Timestamp"].items() if type(value) is int}
+    parts["timestamp"]["Timestamp"] = numbers  # what remains are durations, which nothing needs
+    own_order = dict(parts["dataset_state"]["train"])
+    load_into({"state": parts}, folder, layout)
+    _check_finite(parts, str(folder))
+    if not same_course:
+        epoch = parts["dataset_state"]["train"]["epoch"] + 1
+        parts["dataset_state"]["train"] = {**own_order, "epoch": epoch, "sample_in_epoch": 0}
+        numbers |= {"epoch": numbers["epoch"] + 1, "batch_in_epoch": 0, "sample_in_epoch": 0, "token_in_epoch": 0}
+    for name, each in parts["optimizers"].items():
+        each["param_groups"] = settings[name]
+    state.load_state_dict(parts, logger, strict=True)
+
+
+def _parts(state: State) -> dict[str, Any]:
+    everything = state.state_dict()
+    return {name: everything[name] for name in _PARTS}
+
+
+def _check_names(model: Mapping[str, Any], layout: Layout, folder: Path) -> None:
+    held = {name.removeprefix(MODEL) for name in layout if name.startswith(MODEL)}
+    different = sorted(held ^ set(model))
+    if different:
+        raise ValueError(
+            f"{folder} holds the weights of another architecture ({len(different)} differ, such as "
+            f"{gate.shown(different[0])}): give the run another run_folder, or start from these weights with init_from"
+        )
+
+
+# ------------------------------------------------------------------ finite
+
+
+def _check_finite(parts: Mapping[str, Any], where: str) -> None:
+    """On every process alike.
+
+    Raises:
+        NotFinite: naming tensors.
+    """
+    bad = names_of_not_finite(dict(_tensors(parts, "")))
+    everywhere = sorted({name for names in dist.all_gather_object(bad) for name in names})
+    if everywhere:
+        raise NotFinite(f"{where} is not finite (NaN or infinite): {_few(everywhere)}")
+
+
+def _few(names: list[str]) -> str:
+    shown = ", ".join(gate.shown(name, quote=False) for name in names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def _tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _tensors(each, f"{name}.{key}" if name else str(key))
