@@ -89,9 +89,7 @@ def _inspect(store: ObjectFolder, step: int) -> tuple[Manifest | None, Mapping[s
     if MANIFEST not in objects:
         log.warning("checkpoint %s has no %s (an older p2p wrote it): damage would go unnoticed", where, MANIFEST)
         return None, objects
-    if objects[MANIFEST].num_bytes > MAX_BYTES:
-        raise gate.Refused(f"{MANIFEST} has {objects[MANIFEST].num_bytes} bytes; at most {MAX_BYTES} are read")
-    manifest = decode_manifest(store.read(prefix + MANIFEST), KIND, f"{where}/{MANIFEST}")
+    manifest = decode_manifest(store.read(prefix + MANIFEST, MAX_BYTES), KIND, f"{where}/{MANIFEST}")
     if check_facts(manifest, f"{where}/{MANIFEST}") != step:
         raise gate.Refused(f"{MANIFEST} is of another step")
     for name, expected in manifest.files.items():

@@ -85,9 +85,6 @@ def test_a_policy_goes_out_in_the_originals_layout_and_comes_back(tmp_path: Path
         num_heads=4,
         num_timesteps=4,
         attention_history=4,
-        image_encoder="vit",
-        vit_patch_size=96,
-        num_image_tokens=4,
     )
     save_policy(Policy(config), tmp_path / "policy")
     assert p2p(["export", str(tmp_path / "policy"), "--out", str(tmp_path / "original"), "--original"]) == 0
