@@ -1,7 +1,7 @@
 """What comes from outside becomes a checked value here, or is refused in words.
 
 Names, numbers, JSON and files of shards, checkpoints, policies, recordings and archives are a stranger's until they
-have passed. Readers of the formats stand beside their writers (p2p/format.py, p2p/manifest.py, ...) and use these
+have passed. Readers of the formats stand beside their writers (p2p/format/, p2p/manifest.py, ...) and use these
 checks; nobody else trusts a name or a size.
 """
 
@@ -177,7 +177,10 @@ def read_regular(path: Path | str, max_bytes: int) -> bytes:
         Refused: when it is no regular file, or a longer one. OSError: when it cannot be read.
     """
     with open_regular(path) as file:
-        content = file.read(max_bytes + 1)
+        size = os.fstat(file.fileno()).st_size  # a buffer of max_bytes would be made for the smallest file
+        content = file.read(min(size, max_bytes) + 1)
+        if len(content) > size:  # it grew, or does not say its size (/proc)
+            content += file.read(max_bytes + 1 - len(content))
     if len(content) > max_bytes:
         raise Refused(f"{shown(str(path), quote=False)}: longer than {max_bytes} bytes, the most that is read of it")
     return content

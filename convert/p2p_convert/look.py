@@ -13,7 +13,7 @@ import numpy as np
 from p2p import gate
 from p2p.format import COLUMNS, SYSTEM, USER, Segment, version_text
 from p2p_convert import statistics
-from p2p_convert.reading import read_index, read_shard, segments_of, stream_names
+from p2p_convert.reading import read_index, read_segments, read_shard, stream_names
 from p2p_convert.sources import find_recordings
 from p2p_convert.storage import Store, open_store
 
@@ -101,9 +101,9 @@ def _dump(store: Store, stream: str, entries: Sequence[dict[str, Any]], sample: 
             break
         sample -= entry["samples"]
     yield f"sample {sample} of {entry['raw_data']['basename']}, {len(read_shard(store, stream, entry)[sample]):,} bytes"
-    for found, segments in segments_of(store, stream, with_annotation=True):
-        if found["raw_data"]["basename"] == entry["raw_data"]["basename"]:
-            yield from describe_segment(segments[sample])
+    for number, segment in enumerate(read_segments(store, stream, entry, with_annotation=True)):
+        if number == sample:
+            yield from describe_segment(segment)
 
 
 def describe_segment(segment: Segment) -> Iterator[str]:
@@ -141,15 +141,17 @@ def _values(values: np.ndarray[Any, Any]) -> str:
 
 
 def _stats(store: Store, pictures: str | None) -> Iterator[str]:
+    where = f"{store.address}/stats.json"
     try:
-        content = json.loads(store.read("stats.json"))
+        content = store.read("stats.json", statistics.MAX_BYTES)
     except FileNotFoundError as error:
-        raise ValueError(f"{store.address}: no stats.json; expected the OUT of a p2p-convert that has ended") from error
-    yield from statistics.table(content["games"]).splitlines()
-    for kind, count in sorted(content["counts"].items(), key=lambda item: -item[1]):
+        raise ValueError(f"{where}: no such file; expected the OUT of a p2p-convert that has ended") from error
+    games, counts = statistics.decode(content, where)
+    yield from statistics.table(games).splitlines()
+    for kind, count in sorted(counts.items(), key=lambda item: -item[1]):
         yield f"{count:>10,} x {gate.shown(kind, quote=False)}"
     if pictures:
         from p2p_convert.pictures import write_pictures
 
-        for path in write_pictures(content["games"], Path(pictures)):
+        for path in write_pictures(games, Path(pictures)):
             yield f"wrote {path}"

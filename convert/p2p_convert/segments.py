@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from p2p.format import SYSTEM, USER, Segment, Text
+from p2p.format import SYSTEM, USER, Segment, Text, check_segment
+from p2p.gate import Refused
 from p2p.proto.video_annotation_pb2 import VideoAnnotation
 from p2p.recording import ANNOTATION_FILE, VIDEO_FILE, parse_annotation
 from p2p_convert.annotations import Actions, extract
@@ -90,6 +91,11 @@ def convert_recording(raw: RawRecording, encoding: Encoding | None = None) -> Co
     if packets.num_frames < 2:
         counts["recordings of one frame, which give no chunk"] += 1
     segments = _cut(raw.id, packets, actions, texts, content, source)
+    try:
+        for segment in segments:
+            check_segment(segment, raw.where)
+    except Refused as error:
+        raise Rejected("outside the limits of the format", str(error)) from error
     if packets.doubtful:
         _try_to_decode(video, packets.doubtful, segments, f"{raw.where}/{video_name}")
     return Converted(raw.id, game_name(annotation), packets.num_frames, segments, actions.taken, actions, counts)

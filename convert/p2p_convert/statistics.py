@@ -19,9 +19,15 @@ from p2p.actions import (
     mouse_y_bins,
 )
 from p2p.format import FRAME_RATE_HZ, UNKNOWN
+from p2p.gate import mapping, parse_json, sequence, whole_number
 from p2p_convert.segments import Converted
 
 Stats = dict[str, dict[str, Any]]
+
+MAX_BYTES = 1 << 26  # of a stats.json
+_HISTOGRAMS = {"keys": NUM_KEYS, "buttons": NUM_BUTTONS, "mouse_x": NUM_MOUSE_X, "mouse_y": NUM_MOUSE_Y}
+_SUMS = ("recordings", "frames", "user_rows", "system_rows")
+_MOST = 1 << 53
 
 
 def recording_stats(converted: Converted) -> dict[str, Any]:
@@ -56,6 +62,27 @@ def add_stats(total: Stats, game: str, counts: Mapping[str, Any]) -> None:
             have[name] = [a + b for a, b in zip(have.get(name, [0] * len(value)), value, strict=True)]
         else:
             have[name] = have.get(name, 0) + value
+
+
+def decode(content: bytes, where: str) -> tuple[Stats, dict[str, int]]:
+    """(counts per game, oddities by kind) of a stats.json, which may be a stranger's; `where` names it in errors.
+
+    Raises:
+        ValueError: when it holds anything else.
+    """
+    stored = mapping(parse_json(content, where, MAX_BYTES), where)
+    counts = mapping(stored.get("counts"), f"{where}: counts")
+    oddities = {kind: whole_number(count, f"{where}: counts", 0, _MOST) for kind, count in counts.items()}
+    games: Stats = {}
+    for number, (game, stats) in enumerate(mapping(stored.get("games"), f"{where}: games").items()):
+        here = f"{where}: game {number}"
+        stats = mapping(stats, here)
+        games[game] = {name: whole_number(stats.get(name), f"{here}: {name}", 0, _MOST) for name in _SUMS}
+        for name, length in _HISTOGRAMS.items():
+            values = sequence(stats.get(name), f"{here}: {name}", length)
+            values = [*values, *[None] * (length - len(values))]  # a missing one is no number
+            games[game][name] = [whole_number(value, f"{here}: {name}", 0, _MOST) for value in values]
+    return games, oddities
 
 
 def table(stats: Stats) -> str:

@@ -27,7 +27,10 @@ from p2p.data.assemble import ChunkReader, TextOptions
 from p2p.data.chunks import epoch_generator, epoch_starts, kept_starts, last_phase
 from p2p.data.shared_memory import remove_stale_shared_memory, taking_turns
 from p2p.data.stream import GameplayStream, ShardError
+from p2p.data.table import SegmentPlace
+from p2p.data.video import Undecodable
 from p2p.format import RecordingEntry, Segment, decode_segment
+from p2p.gate import Refused
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +89,7 @@ class GameplayDataset(StreamingDataset):
         if phase not in ("random", 0):
             raise ValueError(f'phase is {phase!r}; write "random" (training) or 0 (validation)')
         streams = _streams(local, remote, streams)
-        if others.get("cache_limit") and any(stream.remote is None for stream in streams):
+        if others.get("cache_limit") and not all(stream.is_copy for stream in streams):
             raise ValueError("cache_limit with a stream that has no remote would delete its only shards; leave it out")
         for stream in streams:
             stream.num_timesteps, stream.give_up_after_s = num_timesteps, give_up_after_s
@@ -187,37 +190,66 @@ class GameplayDataset(StreamingDataset):
         end = min(start + self.num_timesteps, recording.num_frames)
         first_shard = int(self.shard_offset_per_stream[stream_id])
         segments = [
-            self._segment(first_shard + shard, sample, retry)
-            for shard, sample, _ in table.segments(recording, start, end)
+            self._segment(first_shard + place.shard, recording, place, retry)
+            for place in table.segments(recording, start, end)
         ]
-        return self._chunks.read(recording, start, segments)
+        try:
+            return self._chunks.read(recording, start, segments)
+        except Undecodable:
+            raise
+        except ValueError as error:
+            place = table.segments(recording, start, end)[0]
+            raise ShardError(f"shard {self._filename(first_shard + place.shard)}: {error}") from error
 
-    def _segment(self, shard_id: int, sample: int, retry: int) -> Segment:
-        key = (shard_id, sample)
+    def _segment(self, shard_id: int, recording: RecordingEntry, place: SegmentPlace, retry: int) -> Segment:
+        key = (shard_id, place.sample)
         if key in self._segments:
             self._segments.move_to_end(key)
             return self._segments[key]
+        segment = self._segments[key] = self._read_segment(shard_id, recording, place, retry)
+        if len(self._segments) > _SEGMENTS_KEPT:
+            self._segments.popitem(last=False)
+        return segment
+
+    def _read_segment(self, shard_id: int, recording: RecordingEntry, place: SegmentPlace, retry: int) -> Segment:
+        """A segment, checked, and found to be the one that the index promises."""
+        shard = self.shards[shard_id]
+        where = f"shard {self._filename(shard_id)}, sample {place.sample}"
+        try:
+            segment = decode_segment(
+                self._stored_sample(shard_id, place.sample, retry), layout=shard.layout, where=where
+            )
+        except Refused as error:
+            raise ShardError(f"{error}; convert the recordings again") from error
+        found = (segment.recording, segment.index, segment.first_frame, segment.num_frames)
+        promised = (recording.id, place.index, place.first_frame, place.num_frames)
+        if found != promised:
+            raise ShardError(
+                f"{where}: (recording, segment, first frame, frames) are {found}, the index says {promised}; "
+                "convert the recordings again"
+            )
+        return segment
+
+    def _stored_sample(self, shard_id: int, sample: int, retry: int) -> bytes:
         shard = self.shards[shard_id]
         for _ in range(1 + retry):
             if self._shard_states[shard_id] != _ShardState.LOCAL:
                 self.prepare_shard(shard_id)
             try:
-                data = shard.get_sample_data(sample)
+                content: bytes = shard.get_sample_data(sample)
             except FileNotFoundError:  # it was evicted in the meantime, or only its packed form is here
                 self.prepare_shard(shard_id)
                 continue
+            except OSError as error:
+                raise ShardError(f"shard {self._filename(shard_id)}: {error.strerror or error}") from error
             self._shard_access_times[shard_id] = time.time_ns()
-            segment = self._segments[key] = decode_segment(data)
-            if len(self._segments) > _SEGMENTS_KEPT:
-                self._segments.popitem(last=False)
-            return segment
+            return content
         raise ShardError(f"shard {self._filename(shard_id)}: evicted {1 + retry} times before use; raise cache_limit")
 
     # ------------------------------------------------------------------ shards, errors, limits
 
     def _filename(self, shard_id: int) -> str:
-        shard = self.shards[shard_id]
-        return f"{shard.dirname}/{shard.split}/{shard.raw_data.basename}".replace("//", "/")
+        return str(self.shards[shard_id].path)
 
     def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
         """Have a shard downloaded, unpacked and verified; every wait has a limit.

@@ -1,32 +1,41 @@
 """One stream of shards: its index, its table of chunks, and shards that are verified before they are used.
 
-Streaming downloads and unpacks shards; here they are checked against the hashes of the index, also when they
-were on the disk already, and what goes wrong is raised as a ShardError that names the file.
+Shards are checked against the hashes of the index before anything is read from them, also when they were on the disk
+already, and what goes wrong is raised as a ShardError that names the file. Nothing is replaced or deleted but the
+copies of a remote stream.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from streaming.base.constant import TICK
-from streaming.base.format import get_index_basename, reader_from_json
 from streaming.base.format.base.reader import FileInfo, Reader
-from streaming.base.hashing import get_hash
-from streaming.base.storage.download import S3Downloader
+from streaming.base.format.mds.reader import MDSReader
 from streaming.base.stream import Stream
-from streaming.base.util import wait_for_file_to_exist
 from streaming.base.world import World
+from torch import distributed
 
-from p2p import object_storage
-from p2p.data.chunks import kept_starts
-from p2p.format import RecordingEntry, decode_index
+from p2p.data.cache import Cache, remove_regular
+from p2p.data.download import PatientS3Downloader
+from p2p.data.table import ChunkTable, build_chunk_table
+from p2p.files import new_file, temporary_path
+from p2p.format import (
+    INDEX_FILE,
+    MAX_INDEX_BYTES,
+    Layout,
+    content_damage,
+    decode_index,
+    decompress,
+    layout_of,
+    read_sample,
+)
+from p2p.gate import Refused, open_regular, read_regular
 from p2p.object_storage import PATIENCE_S, StorageError, is_refusal
 
 logger = logging.getLogger(__name__)
@@ -38,84 +47,39 @@ class ShardError(ValueError):
     """A shard or an index that is missing, damaged or out of reach; the message names the file."""
 
 
-@dataclass(frozen=True)
-class ChunkTable:
-    """The chunks of a stream at phase 0, by the stored shard in which each begins.
+class Shard(MDSReader):
+    """A shard as Streaming knows it, reading by our checks; its files are deleted only where they are copies.
 
-    recordings are in the order of their ids; chunk_recording and chunk_slot int32 [num_chunks] are ordered by
-    (shard, recording, slot); chunks_per_shard int64 [num_shards]; first_samples int64 [num_shards + 1] counts
-    stored samples before each shard.
+    Streaming counts in `samples` the chunks that begin in it; `num_stored` are the samples in its file.
     """
 
-    recordings: Sequence[RecordingEntry]
-    chunk_recording: NDArray[np.int32]
-    chunk_slot: NDArray[np.int32]
-    chunks_per_shard: NDArray[np.int64]
-    first_samples: NDArray[np.int64]
+    layout: Layout
+    num_stored: int
+    is_copy: bool
 
-    def segments(self, recording: RecordingEntry, begin: int, end: int) -> list[tuple[int, int, int]]:
-        """(shard, sample in the shard, first frame) of the segments that hold frames begin .. end - 1."""
-        edges = np.cumsum([0, *recording.segment_frames])
-        first = int(np.searchsorted(edges, begin, side="right")) - 1
-        last = int(np.searchsorted(edges, end, side="left"))
-        found = []
-        for segment in range(first, last):
-            sample = recording.first_sample + segment
-            shard = int(np.searchsorted(self.first_samples, sample, side="right")) - 1
-            found.append((shard, sample - int(self.first_samples[shard]), int(edges[segment])))
-        return found
+    @property
+    def path(self) -> Path:
+        return Path(self.dirname, self.split, self.raw_data.basename)
 
+    def get_sample_data(self, idx: int) -> bytes:
+        """Stored sample `idx`.
 
-def build_chunk_table(
-    samples_per_shard: Sequence[int], recordings: Sequence[RecordingEntry], num_timesteps: int
-) -> ChunkTable:
-    """The chunks that all recordings give at phase 0."""
-    first_samples = np.concatenate([[0], np.cumsum(samples_per_shard, dtype=np.int64)])
-    ordered = sorted(recordings, key=lambda recording: recording.id)
-    numbers, slots, shards = [], [], []
-    for number, recording in enumerate(ordered):
-        starts = kept_starts(recording.num_frames, num_timesteps, recording.system_runs)
-        segment = np.searchsorted(np.cumsum(recording.segment_frames), starts, side="right")
-        shards.append(np.searchsorted(first_samples, recording.first_sample + segment, side="right") - 1)
-        numbers.append(np.full(len(starts), number, np.int32))
-        slots.append(np.arange(len(starts), dtype=np.int32))
-    if not ordered:
-        nothing = np.zeros(0, np.int32)
-        return ChunkTable([], nothing, nothing, np.zeros(len(samples_per_shard), np.int64), first_samples)
-    shard = np.concatenate(shards)
-    order = np.argsort(shard, kind="stable")
-    return ChunkTable(
-        recordings=ordered,
-        chunk_recording=np.concatenate(numbers)[order],
-        chunk_slot=np.concatenate(slots)[order],
-        chunks_per_shard=np.bincount(shard, minlength=len(samples_per_shard)).astype(np.int64),
-        first_samples=first_samples,
-    )
+        Raises:
+            FileNotFoundError: when the file is not there; Refused: when the file says what cannot be.
+        """
+        return read_sample(self.path, idx, self.num_stored, self.raw_data.bytes)
 
+    def evict(self) -> int:
+        """Remove the copies of its files; returns their bytes."""
+        infos = [info for pair in self.file_pairs for info in pair if info is not None]
+        if not self.is_copy:
+            return 0
+        return sum(int(info.bytes) for info in infos if remove_regular(self.path.with_name(info.basename)))
 
-class PatientS3Downloader(S3Downloader):
-    """Streaming's downloader with the client of p2p.object_storage.
-
-    Every process has a client of its own: workers that share one from before their fork read each other's answers.
-    """
-
-    def __init__(self, patience_s: float) -> None:
-        super().__init__()
-        self.patience_s = patience_s
-        self.unsigned = False
-
-    def _download_file_impl(self, remote: str, local: str, timeout: float) -> None:
-        self._s3_client = object_storage.client(self.patience_s, self.unsigned)
-        super()._download_file_impl(remote, local, timeout)
-
-    def _create_s3_client(self, unsigned: bool = False, timeout: float = 0.0) -> None:
-        """Called when the store answers 400: a public bucket may want no keys."""
-        if self.unsigned:
-            raise StorageError("the store answers 400, with keys and without; check the address and S3_ENDPOINT_URL")
-        self.unsigned = unsigned
-
-    def clean_up(self) -> None:
-        """Nothing: the client survives failures, and another thread may be using it."""
+    def set_up_local(self, listing: set[str], safe_keep_zip: bool) -> int:
+        """The bytes that are there; unlike Streaming's it deletes nothing."""
+        infos = [info for pair in self.file_pairs for info in pair if info is not None]
+        return sum(int(info.bytes) for info in infos if str(self.path.with_name(info.basename)) in listing)
 
 
 class GameplayStream(Stream):
@@ -127,11 +91,23 @@ class GameplayStream(Stream):
         others: of streaming.Stream, such as remote, local, proportion, repeat, choose.
     """
 
+    _downloader: Any
+
     def __init__(self, **others: Any) -> None:
         super().__init__(**others)
         self.num_timesteps = 0
         self.give_up_after_s = PATIENCE_S
         self.table: ChunkTable
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.local, self.split)
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the folder is a copy of an address, in which files may be replaced and deleted."""
+        remote = str(self.remote) if self.remote else None
+        return remote is not None and ("://" in remote or os.path.realpath(remote) != os.path.realpath(self.local))
 
     def get_shards(self, world: World, allow_unsafe_types: bool) -> list[Reader]:
         """Readers of all shards; each counts the chunks that begin in it, not its stored samples.
@@ -141,34 +117,74 @@ class GameplayStream(Stream):
         """
         if str(self.remote).startswith("s3://"):
             self._downloader = PatientS3Downloader(self.give_up_after_s)  # which the dataset has set by now
-        filename = self._index_file(world)
-        with open(filename, "rb") as file:
-            entries, recordings = decode_index(file.read(), filename)
-        shards = [reader_from_json(self.local, self.split, entry) for entry in entries]
-        self.table = build_chunk_table([s.samples for s in shards], recordings, self.num_timesteps)
+        filename = self.folder / INDEX_FILE
+        entries, recordings = decode_index(self._index(world), str(filename))
+        shards = [self._shard(entry) for entry in entries]
+        try:
+            self.table = build_chunk_table([shard.num_stored for shard in shards], recordings, self.num_timesteps)
+        except ValueError as error:
+            raise ShardError(f"{filename}: {error}") from error
         if not len(self.table.chunk_slot):
-            raise ValueError(f"{filename}: {len(recordings)} recordings, none of them gives a chunk to train on")
+            raise ShardError(f"{filename}: {len(recordings)} recordings, none of them gives a chunk to train on")
         for shard, num_chunks in zip(shards, self.table.chunks_per_shard.tolist(), strict=True):
             shard.validate(allow_unsafe_types)
             shard.samples = num_chunks
-        return shards
+        return list(shards)
 
-    def _index_file(self, world: World) -> str:
-        basename = get_index_basename()
-        filename = os.path.join(self.local, self.split, basename)
-        if os.path.exists(filename):
-            return filename
-        if not self.remote:
-            raise ValueError(f"{filename}: no such file; expected a folder written by `p2p-convert RAW OUT`")
+    def _shard(self, entry: dict[str, Any]) -> Shard:
+        shard = Shard.from_json(self.local, self.split, entry)
+        shard.layout, shard.num_stored, shard.is_copy = layout_of(entry), shard.samples, self.is_copy
+        return shard
+
+    # ------------------------------------------------------------------ the index
+
+    def _index(self, world: World) -> bytes:
+        """The bytes of the index; a copy is brought up to date first, and all processes read the same.
+
+        Raises:
+            ShardError: when it cannot be had, or one process has another than the rest.
+        """
+        filename = self.folder / INDEX_FILE
+        if not self.is_copy:
+            return _read_index(filename)
+        failure = None
         if world.is_local_leader:
-            temporary = filename + ".tmp"
-            if os.path.exists(temporary):  # of a process that was killed
-                os.remove(temporary)
-            self._download_file(basename, basename + ".tmp")
-            os.rename(temporary, filename)
-        else:
-            wait_for_file_to_exist(filename, TICK, self.give_up_after_s + self.download_timeout, f"{filename}: ")
-        return filename
+            try:
+                cache = Cache(self.folder, os.path.join(str(self.remote), self.split).rstrip("/"))
+                cache.refresh(self._etag, self._fetch_index)
+            except ShardError as error:
+                failure = error
+            except ValueError as error:
+                failure = ShardError(str(error))
+            except OSError as error:
+                failure = ShardError(f"{filename}: {error.strerror or error}{_advice(error)}")
+        failures = _gather(str(failure) if failure else "")
+        if failure:
+            raise failure
+        if any(failures):
+            raise ShardError(next(filter(None, failures)))
+        content = _read_index(filename)
+        if len(set(_gather(hashlib.sha256(content).hexdigest()))) > 1:
+            raise ShardError(f"{filename}: the index changed while the processes read it: start again")
+        return content
+
+    def _etag(self) -> str | None:
+        """Of the index in the store; None where there is no such thing."""
+        if not isinstance(self._downloader, PatientS3Downloader):
+            return None
+        remote = self._remote_name(INDEX_FILE)
+        found = self._retry(lambda: self._downloader.stat(remote), remote)
+        return str(found.etag)
+
+    def _fetch_index(self) -> bytes:
+        temporary = temporary_path(self.folder / INDEX_FILE)
+        try:
+            self._download(INDEX_FILE, temporary, MAX_INDEX_BYTES)
+            return read_regular(temporary, MAX_INDEX_BYTES)
+        finally:
+            remove_regular(temporary)
+
+    # ------------------------------------------------------------------ shards
 
     def prepare_shard(self, shard: Reader) -> int:
         """Download and unpack what is missing and verify it; returns the change of the cache in bytes.
@@ -176,56 +192,92 @@ class GameplayStream(Stream):
         Raises:
             ShardError: when it cannot be had whole.
         """
-        ((raw, packed),) = shard.file_pairs
-        filename = os.path.join(self.local, self.split, raw.basename)
-        try:
-            return self._prepare_verified(shard, raw, packed, filename)
-        except ShardError:
-            raise
-        except OSError as error:
-            raise ShardError(f"shard {filename}: {error.strerror or error}{self._advice(error)}") from error
-
-    def _prepare_verified(self, shard: Reader, raw: FileInfo, packed: FileInfo | None, filename: str) -> int:
+        assert isinstance(shard, Shard)
         delta = 0
         for attempt in (1, 2):
             try:
-                delta += cast(int, super().prepare_shard(shard))
-                fault = damage(filename, raw)
-            except ShardError:
-                raise
-            except ValueError as error:  # what zstd says of a damaged file
-                fault = str(error)
-            except Exception as error:
-                if isinstance(error, OSError):
-                    raise
-                fault = f"{type(error).__name__}: {error}"
+                change, fault = self._prepare(shard)
+            except OSError as error:
+                raise ShardError(f"shard {shard.path}: {error.strerror or error}{_advice(error)}") from error
+            delta += change
             if not fault:
                 return delta
-            if self.remote is None or attempt == 2:
-                raise ShardError(f"shard {filename}: {fault}; {self._advice(None)}")
-            logger.warning("shard %s: %s; downloading it again", filename, fault)
+            if not self.is_copy or attempt == 2:
+                raise ShardError(f"shard {shard.path}: {fault}; {self._remedy()}")
+            logger.warning("shard %s: %s; downloading it again", shard.path, fault)
             delta -= shard.evict()
         raise AssertionError("unreachable")
 
-    def _advice(self, error: OSError | None) -> str:
-        if error is not None:
-            return "; free some space, or set cache_limit" if error.errno == 28 else ""
-        if self.remote is None:
+    def _prepare(self, shard: Shard) -> tuple[int, str]:
+        """(bytes that the cache grew by, what is wrong); "" when the shard is there and whole."""
+        raw, packed = shard.raw_data, shard.zip_data
+        if os.path.lexists(shard.path):
+            return 0, _read_whole(shard.path, raw)[1]
+        if packed is None:
+            return self._bring(raw)
+        path = self.folder / packed.basename
+        delta, fault = (0, "") if os.path.lexists(path) else self._bring(packed)
+        if fault:
+            return delta, fault
+        content, fault = _read_whole(path, packed)
+        if fault:
+            return delta, f"packed as {packed.basename}: {fault}"
+        try:
+            content = decompress(content, raw.bytes, f"packed as {packed.basename}")
+        except Refused as error:
+            return delta, str(error)
+        fault = content_damage(content, vars(raw))
+        if fault:
+            return delta, f"unpacked from {packed.basename}: {fault}"
+        with new_file(shard.path) as file:
+            file.write(content)
+        delta += raw.bytes
+        if self.is_copy and not self.safe_keep_zip and remove_regular(path):
+            delta -= packed.bytes
+        return delta, ""
+
+    def _bring(self, info: FileInfo) -> tuple[int, str]:
+        """Download a file, which gets its name when it is whole; as `_prepare`."""
+        path = self.folder / info.basename
+        if not self.is_copy:
+            return 0, "no such file, but the index lists it"
+        temporary = temporary_path(path)
+        try:
+            self._download(info.basename, temporary, info.bytes)
+            fault = _read_whole(temporary, info)[1]
+            if not fault:
+                os.replace(temporary, path)
+            return 0 if fault else info.bytes, fault
+        finally:
+            remove_regular(temporary)
+
+    def _remedy(self) -> str:
+        if not self.is_copy:
             return "restore the file from a copy, or convert the recordings again"
         return f"the copy in {self.remote} is damaged too: convert the recordings again"
 
-    def _download_file(self, from_basename: str, to_basename: str | None = None) -> str:
-        local = os.path.join(self.local, self.split, to_basename or from_basename)
-        if self.remote is None:
-            raise ShardError(
-                f"shard {local}: no such file, but the index lists it; "
-                "restore it from a copy, or convert the recordings again"
-            )
-        remote = os.path.join(self.remote, self.split, from_basename)
-        self._retry(lambda: self._downloader.download(remote, local, self.download_timeout), remote)
-        return local
+    # ------------------------------------------------------------------ downloads
 
-    def _retry(self, download: Callable[[], None], remote: str) -> None:
+    def _remote_name(self, basename: str) -> str:
+        return os.path.join(str(self.remote), self.split, basename)
+
+    def _download(self, basename: str, local: Path, max_bytes: int) -> None:
+        remote = self._remote_name(basename)
+        self._retry(lambda: self._download_once(remote, local, max_bytes), remote)
+
+    def _download_once(self, remote: str, local: Path, max_bytes: int) -> None:
+        if isinstance(self._downloader, PatientS3Downloader):
+            num_bytes = self._downloader.stat(remote).num_bytes
+        elif "://" not in remote:
+            with open_regular(remote) as file:
+                num_bytes = os.fstat(file.fileno()).st_size
+        else:
+            num_bytes = 0  # Streaming's other stores are not asked
+        if num_bytes > max_bytes:
+            raise StorageError(f"{num_bytes} bytes; at most {max_bytes} are expected")
+        self._downloader.download(remote, str(local), self.download_timeout)
+
+    def _retry(self, download: Callable[[], Any], remote: str) -> Any:
         """Try until it succeeds, fails for good, or `give_up_after_s` is over; a client of S3 may use it up alone."""
         deadline = time.monotonic() + self.give_up_after_s
         pause_s = _FIRST_PAUSE_S
@@ -247,20 +299,34 @@ class GameplayStream(Stream):
 
 
 def _is_permanent(error: Exception) -> bool:
-    return isinstance(error, FileNotFoundError | PermissionError | ImportError | StorageError) or is_refusal(error)
+    passes = isinstance(error, FileNotFoundError | PermissionError | ImportError | StorageError | Refused)
+    return passes or is_refusal(error)
 
 
-def damage(filename: str, expected: FileInfo) -> str:
-    """What is wrong with a file, by its size and every hash of the index; "" when it is whole.
+def _advice(error: OSError) -> str:
+    return "; free some space, or set cache_limit" if error.errno == 28 else ""
 
-    Raises:
-        OSError: when it cannot be read.
-    """
-    with open(filename, "rb") as file:
-        content = file.read()
-    if len(content) != expected.bytes:
-        return f"{len(content)} bytes, the index says {expected.bytes}"
-    for algorithm, digest in expected.hashes.items():
-        if get_hash(algorithm, content) != digest:
-            return f"its {algorithm} is not the one in the index"
-    return ""
+
+def _read_index(filename: Path) -> bytes:
+    try:
+        return read_regular(filename, MAX_INDEX_BYTES)
+    except FileNotFoundError:
+        raise ShardError(f"{filename}: no such file; expected a folder written by `p2p-convert RAW OUT`") from None
+
+
+def _read_whole(path: Path, expected: FileInfo) -> tuple[bytes, str]:
+    """(content, what is wrong) of a file, by its size and every hash of the index; "" when it is whole."""
+    try:
+        content = read_regular(path, expected.bytes)
+    except Refused as error:
+        return b"", str(error)
+    return content, content_damage(content, vars(expected))
+
+
+def _gather(text: str) -> list[str]:
+    """The text of every process."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [text]
+    texts: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(texts, text)
+    return texts

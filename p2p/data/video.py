@@ -22,6 +22,12 @@ from p2p.format import Segment, Video
 
 Frames = NDArray[np.uint8]
 
+_MIN_PIXEL_LIMIT = 1 << 20
+
+
+class Undecodable(ValueError):  # noqa: N818  a verdict on packets
+    """Packets that do not give the frames that they should; the message names recording, segment and frame."""
+
 
 class SegmentDecoder:
     """Decodes windows of segments; keeps the codec of the latest video open."""
@@ -37,7 +43,7 @@ class SegmentDecoder:
         Numbers count from the segment's first frame.
 
         Raises:
-            ValueError: when the packets do not give these frames.
+            Undecodable: when the packets do not give these frames, or a damaged one among them.
         """
         for frame in self.frames(segment, begin, end):
             yield self._converter.interleaved(frame)
@@ -48,7 +54,7 @@ class SegmentDecoder:
         A frame of another size is stretched to Y x X.
 
         Raises:
-            ValueError: when the packets do not give these frames.
+            Undecodable: when the packets do not give these frames, or a damaged one among them.
         """
         for row, frame in enumerate(self.frames(segment, begin, end)):
             self._converter.planes(frame, out[row])
@@ -60,7 +66,11 @@ class SegmentDecoder:
         expected = begin
         try:
             for frame in self._decode(segment, begin, end):
-                if frame.pts is None or not begin <= frame.pts < end:
+                if frame.pts is None or not 0 <= frame.pts < end:  # hidden, or later than the window
+                    continue
+                if frame.is_corrupt:  # also of an earlier one: those of the window may refer to it
+                    raise Undecodable(f"{_name(segment)}: frame {frame.pts} decodes with errors")
+                if frame.pts < begin:
                     continue
                 if frame.pts != expected:
                     break
@@ -69,8 +79,9 @@ class SegmentDecoder:
                 if expected == end:
                     return
         except av.error.FFmpegError as error:
-            raise ValueError(f"{_name(segment)}: frame {expected} does not decode: {error.strerror}") from error
-        raise ValueError(f"{_name(segment)}: the packets give no frame {expected}")
+            self._codec = None  # what it remembers of damaged packets goes with it
+            raise Undecodable(f"{_name(segment)}: frame {expected} does not decode: {error.strerror}") from error
+        raise Undecodable(f"{_name(segment)}: the packets give no frame {expected}")
 
     def _decode(self, segment: Segment, begin: int, end: int) -> Iterator[VideoFrame]:
         """Frames in the order of showing, from the last possible start before `begin`; pts is their number."""
@@ -97,9 +108,12 @@ class SegmentDecoder:
         codec.thread_count, codec.thread_type = 1, ThreadType.NONE
         codec.color_range, codec.colorspace = video.color_range, video.colorspace
         codec.color_primaries, codec.color_trc = video.color_primaries, video.color_trc
+        # A decoder conceals what it cannot decode; here that is an error. The stream's own size has a limit, too.
+        options = {"err_detect": "explode", "max_pixels": str(max(4 * video.width * video.height, _MIN_PIXEL_LIMIT))}
         if video.reordered:
             # Without the promise of a reordering depth in the stream, wait for as many frames as it may have.
-            codec.options = {"strict": "strict"}
+            options["strict"] = "strict"
+        codec.options = options
         codec.open()
         self._video, self._codec = video, codec
         return codec

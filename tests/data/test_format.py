@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from p2p.actions import NUM_BUTTONS, NUM_KEYS
 from p2p.format import (
     MAX_BUTTONS,
     MAX_KEYS,
@@ -22,46 +23,58 @@ from p2p.format import (
     decode_segment,
     encode_index,
     encode_segment,
+    shard_entry,
 )
 from tests.data.conftest import open_dataset, read_all
 from tests.data.making import digest
 
 STORED = Path(__file__).parent / "stream_1_0"
 
-texts = st.builds(
-    Text,
-    frame=st.integers(0, 2**31 - 1),
-    num_rows=st.integers(0, 2**31 - 1),
-    version=st.text(),
-    provider=st.text(),
-    instruction=st.text(),
-    embeddings=st.dictionaries(
-        st.text(), arrays.arrays(np.float32, st.tuples(st.integers(1, 3), st.integers(1, 4))), max_size=2
-    ),
-)
+names = st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=20)
+
+
+def texts(end: int) -> st.SearchStrategy[Text]:
+    """An instruction that begins before frame `end`."""
+    finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
+    shapes = st.tuples(st.integers(1, 3), st.integers(1, 4))
+    return st.builds(
+        Text,
+        frame=st.integers(0, end - 1),
+        num_rows=st.integers(0, 2**31 - 1),
+        version=st.text(),
+        provider=st.text(),
+        instruction=st.text(),
+        embeddings=st.dictionaries(st.text(), arrays.arrays(np.float32, shapes, elements=finite), max_size=2),
+    )
 
 
 @st.composite
 def segments(draw: st.DrawFn) -> Segment:
-    n, p = draw(st.integers(1, 20)), draw(st.integers(1, 25))
+    n, num_hidden = draw(st.integers(1, 20)), draw(st.integers(0, 3))
+    p, first = n + num_hidden, draw(st.integers(0, 2**20))
     sizes = draw(arrays.arrays(np.uint32, p, elements=st.integers(0, 50)))
+    frames = draw(st.permutations([*range(n), *[-1] * num_hidden]))
+    starts = sorted({0} | draw(st.sets(st.integers(0, p - 1))))
+    ids = {"keys": (MAX_KEYS, NUM_KEYS), "buttons": (MAX_BUTTONS, NUM_BUTTONS)}
     return Segment(
-        recording=draw(st.text()),
+        recording=draw(names),
         index=draw(st.integers(0, 99)),
-        first_frame=draw(st.integers(0, 2**40)),
+        first_frame=first,
         num_frames=n,
         video=Video("h264", 192, draw(st.integers(1, 4096)), draw(st.binary()), reordered=draw(st.booleans())),
         packets=[draw(st.binary(min_size=int(size), max_size=int(size))) for size in sizes],
         packet_sizes=sizes,
-        packet_frames=draw(arrays.arrays(np.int32, p)),
-        packet_starts=draw(arrays.arrays(np.int32, draw(st.integers(1, p)))),
-        keys=draw(arrays.arrays(np.uint8, (n, MAX_KEYS))),
-        buttons=draw(arrays.arrays(np.uint8, (n, MAX_BUTTONS))),
+        packet_frames=np.array(frames, np.int32),
+        packet_starts=np.array(starts, np.int32),
         mouse_px=draw(arrays.arrays(np.int32, (n, 2))),
-        taken=draw(arrays.arrays(np.uint8, n)),
-        texts=tuple(draw(st.lists(texts, max_size=3))),
+        taken=draw(arrays.arrays(np.uint8, n, elements=st.integers(0, 2))),
+        texts=tuple(draw(st.lists(texts(first + n), max_size=3))),
         annotation=draw(st.binary()),
         source=draw(st.dictionaries(st.text(), st.dictionaries(st.text(), st.integers()), max_size=2)),
+        **{
+            name: draw(arrays.arrays(np.uint8, (n, slots), elements=st.integers(0, choices - 1)))
+            for name, (slots, choices) in ids.items()
+        },
     )
 
 
@@ -98,7 +111,14 @@ def test_the_table_of_recordings_comes_back() -> None:
         RecordingEntry("b", "doom", 30, 0, (20, 10), ((0, 5), (7, 9)), 12, 7),
         RecordingEntry("a", "", 1, 2, (1,), (), 0, 0),
     ]
-    assert decode_index(encode_index([], recordings), "here") == ([], recordings)
+    file = {"basename": "shard.00000.000.mds", "bytes": 1000, "hashes": {"xxh3_64": "0123456789abcdef"}}
+    packed = {**file, "basename": "shard.00001.000.mds"}
+    shards = [
+        shard_entry(2, file, None, None),
+        shard_entry(1, packed, {**packed, "basename": "shard.00001.000.mds.zstd"}, "zstd:3"),
+    ]
+    assert decode_index(encode_index(shards, recordings), "here") == (shards, recordings)
+    assert decode_index(encode_index([], []), "here") == ([], [])
 
 
 def test_a_stored_stream_of_version_1_0_is_read_for_ever(tmp_path: Path) -> None:
