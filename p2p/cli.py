@@ -35,6 +35,7 @@ COMMANDS = {
     "doctor": Command("p2p.doctor", "what is installed, which device is used, what is missing"),
     "download": Command("p2p.hub", "released weights and the public dataset from the Hub"),
     "record": Command("p2p.play.record", "let a scripted player play, and record it"),
+    "repair": Command("p2p.play.repair", "make whole what a kill or a full disk left of recordings"),
     "play": Command("p2p.play.episodes", "play episodes of a game through a running server"),
     "export": Command("p2p.train.export", "a training checkpoint into a policy folder"),
     "import": Command("p2p.model.import_command", "a released .ckpt into a policy folder"),

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from p2p.console import say
+from p2p.files import owned, write_file
 from p2p.play.console import Progress, duration_text
 from p2p.play.episodes import (
     POLICY,
@@ -39,10 +40,12 @@ from p2p.play.episodes import (
 )
 from p2p.play.games import game_info
 from p2p.play.reaper import mark_children
-from p2p.play.record import RecordSettings, record_episodes
+from p2p.play.record import RecordSettings, own_recordings, record_episodes
 from p2p.play.report import Report, write_report
+from p2p.play.stopping import stoppable
 
 DEFAULT_OUT = Path("runs/demo")
+LOCK_FILE = ".lock"  # of the demo that works in the folder
 NUM_STAGES = 7
 _STEP = re.compile(r"step (\d+)/(\d+)\s+loss (\S+)")
 
@@ -123,9 +126,7 @@ def _read_note(path: Path) -> dict[str, Any]:
 
 def _write_note(path: Path, content: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".partial")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(temporary, path)
+    write_file(path, json.dumps(content, indent=1).encode() + b"\n")
 
 
 # ------------------------------------------------------------------ the stages
@@ -136,9 +137,11 @@ def record(settings: DemoSettings) -> str:
     raw = settings.out / "raw"
     wanted = RecordSettings(settings.game)
     names = {wanted.recording_id(episode) for episode in range(settings.recordings)}
-    for folder in raw.glob(wanted.recording_id(0)[:-5] + "*"):  # more than asked for: of an earlier demo
-        if folder.name not in names:
-            shutil.rmtree(folder)
+    raw.mkdir(parents=True, exist_ok=True)
+    with own_recordings(raw):
+        for folder in raw.glob(wanted.recording_id(0)[:-5] + "*"):  # more than asked for: of an earlier demo
+            if folder.name not in names:
+                shutil.rmtree(folder)
     num_new, _ = record_episodes(wanted, settings.recordings, raw, settings.workers)
     reused = settings.recordings - num_new
     return f"{settings.recordings} recordings in {raw}" + (f", {reused} of them were there" if reused else "")
@@ -395,10 +398,17 @@ def run(args: argparse.Namespace) -> int:
     )
     if not Path("launch").is_file() or not settings.recipe.is_file():
         raise ValueError(f"no launch and {settings.recipe} in {Path.cwd()}; run the demo in the folder of the checkout")
+    settings.out.mkdir(parents=True, exist_ok=True)
+    with stoppable(), owned(settings.out / LOCK_FILE, str(settings.out), "let it finish, or choose another --out"):
+        return _run_seeds(settings, args.seed)
+
+
+def _run_seeds(settings: DemoSettings, seeds: Sequence[int]) -> int:
+    """The road for one seed after another, and what came of it."""
     mark_children()
     start_s = time.monotonic()
     results, passed = {}, True
-    for seed in args.seed:
+    for seed in seeds:
         results[seed] = run_demo(settings, seed)
         say()
         say(format_table(summarise(results[seed])))
@@ -407,5 +417,5 @@ def run(args: argparse.Namespace) -> int:
         say(text)
     if len(results) > 1:
         say("\n" + seeds_table(results))
-    say(f"done in {duration_text(time.monotonic() - start_s)}; start with {settings.out}/seed-{args.seed[0]}/report.md")
+    say(f"done in {duration_text(time.monotonic() - start_s)}; start with {settings.out}/seed-{seeds[0]}/report.md")
     return 0 if passed else 1

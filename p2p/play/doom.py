@@ -6,8 +6,7 @@ function that the server uses for frames of other sizes.
 
 import contextlib
 import math
-import shutil
-import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from p2p.actions import Action
 from p2p.data.resize import resize
 from p2p.play.games import FRAME_SIZE, Frame, GameInfo, Thing
 from p2p.play.reaper import mark_children
+from p2p.play.scratch import Scratch, engine_memory
 
 TICS_PER_STEP = 2
 TURN_DEG_PER_PIXEL = 0.1318  # of the mouse, as in the engine's window at its default sensitivity
@@ -58,11 +58,15 @@ def button_values(action: Action) -> list[float]:
     return [*pressed, action.dx * TURN_DEG_PER_PIXEL / TICS_PER_STEP]
 
 
-def make_engine(info: GameInfo, settings: Path, labels: bool = False, window: bool = False, ticrate: int = 35) -> Any:
+SETTINGS_FILE = "engine.ini"
+
+
+def make_engine(info: GameInfo, scratch: Scratch, labels: bool = False, window: bool = False, ticrate: int = 35) -> Any:
     """ViZDoom's engine with a scenario loaded.
 
     Args:
-        settings: the engine's settings file; made when it is not there. The engine starts in its folder.
+        scratch: where the engine starts and has its SETTINGS_FILE, made when it is not there; its shared memory
+            goes with it.
         labels: let the engine say what is on the screen.
         window: run by itself in a window, `ticrate` tics a second, with the keyboard and the mouse, instead of
             step by step without one.
@@ -76,7 +80,7 @@ def make_engine(info: GameInfo, settings: Path, labels: bool = False, window: bo
         raise ValueError(f"{info.name} needs the package vizdoom: pip install 'pixel2play[play]'") from error
     engine = vizdoom.DoomGame()
     engine.load_config(str(Path(vizdoom.scenarios_path) / f"{info.scenario}.cfg"))
-    engine.set_doom_config_path(str(settings))
+    engine.set_doom_config_path(str(scratch.path / SETTINGS_FILE))
     engine.set_available_buttons([getattr(vizdoom.Button, name) for name in _BUTTONS])
     engine.set_available_game_variables(
         [vizdoom.GameVariable.POSITION_X, vizdoom.GameVariable.POSITION_Y, vizdoom.GameVariable.ANGLE]
@@ -89,9 +93,27 @@ def make_engine(info: GameInfo, settings: Path, labels: bool = False, window: bo
     engine.set_mode(vizdoom.Mode.ASYNC_SPECTATOR if window else vizdoom.Mode.PLAYER)
     engine.set_ticrate(ticrate)
     engine.set_episode_timeout(engine.get_episode_timeout() or 2100)
-    with contextlib.chdir(settings.parent):  # the engine makes a folder of its own where it starts
+    before = engine_memory()
+    # The engine makes a folder of its own where it starts.
+    with engine_errors(info.name), contextlib.chdir(scratch.path):
         engine.init()
+    scratch.remember(engine_memory() - before)
     return engine
+
+
+@contextlib.contextmanager
+def engine_errors(game: str) -> Iterator[None]:
+    """The engine's own errors, such as its sudden end, become ValueErrors."""
+    import vizdoom
+
+    try:
+        yield
+    except (
+        vizdoom.ViZDoomErrorException,
+        vizdoom.ViZDoomIsNotRunningException,
+        vizdoom.ViZDoomUnexpectedExitException,
+    ) as error:
+        raise ValueError(f"{game}: the game has ended: {error}") from error
 
 
 class HeadlessDoom:
@@ -100,15 +122,16 @@ class HeadlessDoom:
     def __init__(self, info: GameInfo, labels: bool = False) -> None:
         self._info = info
         self._labels = labels
-        self._folder = Path(tempfile.mkdtemp(prefix="p2p-doom-"))  # the engine writes its settings file there
         mark_children()
-        self._engine = make_engine(info, self._folder / "engine.ini", labels=labels)
+        self._scratch = Scratch("doom")  # the engine writes its settings file there
+        self._engine = make_engine(info, self._scratch, labels=labels)
         self._last_frame: Frame = np.zeros((FRAME_SIZE, FRAME_SIZE, 3), np.uint8)
         self._last_places: dict[int, tuple[str, float, float]] = {}
 
     def reset(self, seed: int) -> None:
-        self._engine.set_seed(seed % 2**31)
-        self._engine.new_episode()
+        with engine_errors(self._info.name):
+            self._engine.set_seed(seed % 2**31)
+            self._engine.new_episode()
         self._last_places = {}
 
     def frame(self) -> Frame:
@@ -120,7 +143,8 @@ class HeadlessDoom:
     def act(self, action: Action) -> None:
         if self._labels:
             self._last_places = self._places()
-        self._engine.make_action(button_values(action), TICS_PER_STEP)
+        with engine_errors(self._info.name):
+            self._engine.make_action(button_values(action), TICS_PER_STEP)
 
     def _places(self) -> dict[int, tuple[str, float, float]]:
         """Name and map position of each object on the screen, by its number."""
@@ -154,7 +178,7 @@ class HeadlessDoom:
 
     def close(self) -> None:
         self._engine.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._scratch.close()
 
     def __enter__(self) -> "HeadlessDoom":
         return self

@@ -11,14 +11,16 @@ import argparse
 import json
 import statistics
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from p2p.console import say
+from p2p.files import write_file
 from p2p.play.console import Progress
 from p2p.play.games import GAMES, game_info
+from p2p.play.stopping import stoppable
 from p2p.play.workers import CONTEXT, Report, run_workers
 
 POLICY = "policy"
@@ -114,9 +116,10 @@ def play(settings: PlaySettings, jobs: Sequence[Job], num_workers: int = 2) -> l
     progress = Progress("playing", len(jobs), "episodes")
     found: dict[int, Episode] = {}
     shares = [(settings, address, todo) for address in _share_out(settings.addresses, num_workers)]
-    for _, (index, episode) in run_workers(_play_some, shares):
-        found[index] = episode
-        progress.update(len(found))
+    with closing(run_workers(_play_some, shares)) as reports:
+        for _, (index, episode) in reports:
+            found[index] = episode
+            progress.update(len(found))
     progress.close()
     return [found[index] for index in range(len(jobs))]
 
@@ -198,9 +201,7 @@ def write_results(path: Path, settings: PlaySettings, episodes: Sequence[Episode
         "summary": [asdict(row) for row in summarise(episodes)],
         "episodes": [asdict(episode) for episode in episodes],
     }
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    temporary.replace(path)
+    write_file(path, json.dumps(content, indent=1).encode() + b"\n")
 
 
 def read_results(path: Path) -> list[Episode]:
@@ -288,8 +289,12 @@ def run_window(args: argparse.Namespace) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Play, and print the table."""
-    if args.window or args.game.startswith("program:"):
-        return run_window(args)
+    with stoppable():
+        return run_window(args) if args.window or args.game.startswith("program:") else run_episodes(args)
+
+
+def run_episodes(args: argparse.Namespace) -> int:
+    """Play episodes without a window, and print the table."""
     compare = [name for name in args.compare.split(",") if name]
     with_policy = args.policy is not None or args.socket is not None
     if not with_policy and (SHUFFLED in compare or not compare):

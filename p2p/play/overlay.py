@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from p2p.actions import Action
+from p2p.files import sync, temporary_path
 from p2p.play.games import FRAME_RATE_HZ, Frame
 
 if TYPE_CHECKING:
@@ -66,9 +67,9 @@ class VideoWriter:
         import av
 
         self._path = path
-        self._partial = path.with_name(f".{path.name}.partial.mp4")
+        self._partial = temporary_path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._container = av.open(str(self._partial), mode="w")
+        self._container = av.open(f"file:{self._partial}", mode="w", format="mp4")
         self._stream = self._container.add_stream(
             "libx264", rate=Fraction(frame_rate_hz), options={"preset": "veryfast", "crf": "20"}
         )
@@ -90,6 +91,7 @@ class VideoWriter:
         """Finish the file."""
         self._container.mux(self._stream.encode(None))
         self._container.close()
+        sync(self._partial)
         self._partial.replace(self._path)
 
     def __enter__(self) -> Self:

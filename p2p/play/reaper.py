@@ -3,7 +3,7 @@
 A game engine outlives a killed parent and may ignore SIGTERM, and it starts threads and children of its own. So every
 program that must not stay behind is started with a mark in its environment, which its children inherit, and one small
 helper (`python -m p2p.play.reaper MARK`, in a session of its own) waits for the end of a pipe that only the marking
-process holds open. When the pipe ends, whatever carries the mark gets SIGKILL.
+process holds open. When the pipe ends, whatever carries the mark gets SIGKILL, and what it left outside is removed.
 """
 
 import os
@@ -13,6 +13,8 @@ import sys
 import time
 import uuid
 from pathlib import Path
+
+from p2p.play.scratch import sweep
 
 MARK_VARIABLE = "P2P_STARTED_BY"
 
@@ -74,12 +76,13 @@ def end_marked(mark: str, timeout_s: float = 10.0) -> None:
 
 
 def main() -> int:
-    """Wait until the process that holds our standard input is gone, then end what it started."""
+    """Wait until the process that holds our standard input is gone, then end what it started and left."""
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, signal.SIG_IGN)
     while sys.stdin.buffer.read(1):
         pass
     end_marked(sys.argv[1])
+    sweep()
     return 0
 
 

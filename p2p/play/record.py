@@ -11,19 +11,22 @@ import argparse
 import json
 import os
 import time
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from p2p.console import say
+from p2p.files import owned, write_file
 from p2p.play.console import Progress, duration_text
 from p2p.play.games import FRAME_RATE_HZ, FRAME_SIZE, GAMES, Game, game_info, open_game
 from p2p.play.player import SCRIPTED, Disturbed, scripted_player
+from p2p.play.stopping import stoppable
 from p2p.play.workers import Report, run_workers
 from p2p.recording import RecordingWriter, discard_unfinished
 from p2p.text import Instruction, embed_instruction, tokenizer_name
 
 SETTINGS_FILE = "record.json"
+LOCK_FILE = ".lock"  # of the run that records into the folder
 KEYFRAME_EVERY = 20  # frames: a loader of short chunks decodes little in vain
 SEED_STRIDE = 100_000  # seeds of two recording runs never meet, nor those of evaluation (episodes.FIRST_SEED)
 
@@ -65,22 +68,46 @@ def record_episodes(settings: RecordSettings, episodes: int, out: Path, num_work
         ValueError: when `out` holds recordings made with other settings, or a worker fails.
     """
     _check_folder(settings, out)
-    missing = [episode for episode in range(episodes) if not (out / settings.recording_id(episode)).is_dir()]
-    for episode in missing:  # a run that was killed may have begun it
-        discard_unfinished(out, settings.recording_id(episode))
-    if not missing:
-        return 0, 0
-    progress = Progress("recording", len(missing) * game_info(settings.game).max_steps, "frames")
-    num_workers = min(num_workers, len(missing))
-    instruction = embed_instruction(settings.text, settings.text_embedder)  # here: the workers load no language model
-    _write_settings(settings, out)
-    shares = [(settings, instruction, missing[index::num_workers], out) for index in range(num_workers)]
-    num_frames = 0
-    for _, frames in run_workers(_record_some, shares):
-        num_frames += frames
-        progress.update(num_frames)
+    out.mkdir(parents=True, exist_ok=True)
+    with own_recordings(out):
+        _check_folder(settings, out)
+        missing = {
+            name: episode
+            for episode in range(episodes)
+            if not (out / (name := settings.recording_id(episode))).is_dir()
+        }
+        discard_unfinished(out, missing)  # a run that was killed may have begun one
+        if not missing:
+            return 0, 0
+        instruction = embed_instruction(settings.text, settings.text_embedder)  # the workers load no language model
+        write_file(out / SETTINGS_FILE, json.dumps(asdict(settings), indent=2).encode() + b"\n")
+        return len(missing), _record_all(settings, instruction, [*missing.values()], out, num_workers)
+
+
+def own_recordings(folder: Path) -> AbstractContextManager[None]:
+    """What is recorded into the folder, or removed there, is one run's at a time.
+
+    Raises:
+        ValueError: when it is another's.
+    """
+    return owned(folder / LOCK_FILE, str(folder), "wait for it, or choose another folder")
+
+
+def _record_all(
+    settings: RecordSettings, instruction: Instruction, episodes: list[int], out: Path, num_workers: int
+) -> int:
+    """Share the episodes out among processes; returns how many frames they have."""
+    progress = Progress("recording", len(episodes), "episodes")
+    num_workers = min(num_workers, len(episodes))
+    shares = [(settings, instruction, episodes[index::num_workers], out) for index in range(num_workers)]
+    num_frames = num_done = 0
+    with closing(run_workers(_record_some, shares)) as reports:
+        for kind, number in reports:
+            num_frames += number if kind == "frames" else 0
+            num_done += kind == "episode"
+            progress.update(num_done, f"{num_frames} frames")
     progress.close()
-    return len(missing), num_frames
+    return num_frames
 
 
 def _check_folder(settings: RecordSettings, out: Path) -> None:
@@ -93,15 +120,8 @@ def _check_folder(settings: RecordSettings, out: Path) -> None:
                 f"{out} holds recordings made with other settings (see {path}); choose another --out or remove it"
             )
         return
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and any(path.name != LOCK_FILE for path in out.iterdir()):
         raise ValueError(f"{out} is not empty and has no {SETTINGS_FILE}; choose another --out")
-
-
-def _write_settings(settings: RecordSettings, out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    temporary = (out / SETTINGS_FILE).with_suffix(".partial")
-    temporary.write_text(json.dumps(asdict(settings), indent=2) + "\n")
-    os.replace(temporary, out / SETTINGS_FILE)
 
 
 def _record_some(
@@ -148,6 +168,7 @@ def _record_episode(
             if num_frames % 50 == 0:
                 report("frames", 50)
     report("frames", num_frames % 50)
+    report("episode", episode)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -183,7 +204,8 @@ def num_episodes(args: argparse.Namespace) -> int:
 
 def run_window(args: argparse.Namespace) -> int:
     """Record a person."""
-    from p2p.play.window import WindowSettings, record_person
+    from p2p.play.record_person import record_person
+    from p2p.play.window import WindowSettings
 
     if args.hours is None:
         raise ValueError("--window records for a time: give --hours, such as --hours 0.5")
@@ -196,15 +218,18 @@ def run_window(args: argparse.Namespace) -> int:
         instruction=embed_instruction(args.text.strip(), args.text_embedder),
         text_tokenizer=tokenizer_name(args.text_embedder),
     )
-    folder, num_skipped = record_person(settings, say)
-    say(f"{folder}: recorded, {num_skipped} ticks were dropped")
+    record_person(settings, say)
     return 0
 
 
 def run(args: argparse.Namespace) -> int:
     """Record, and say what is there now."""
-    if args.window:
-        return run_window(args)
+    with stoppable():
+        return run_window(args) if args.window else run_script(args)
+
+
+def run_script(args: argparse.Namespace) -> int:
+    """Record a scripted player."""
     settings = RecordSettings(
         args.game, args.seed, args.disturbance, args.preset, args.player, args.text.strip(), args.text_embedder
     )

@@ -1,12 +1,12 @@
 """What a comparison of players looks like on paper: Markdown with pictures, from the results and the training's log."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from p2p.files import write_file
 from p2p.play.episodes import DESCRIPTIONS, POLICY, SHUFFLED, Episode, format_table, summarise
 from p2p.play.games import GameInfo
 
@@ -53,9 +53,7 @@ def write_report(report: Report, folder: Path) -> Path:
     if report.links:
         lines += ["## More", "", *(f"- [{text}]({target})" for text, target in report.links), ""]
     path = folder / "report.md"
-    temporary = folder / ".report.md.partial"
-    temporary.write_text("\n".join(lines))
-    os.replace(temporary, path)
+    write_file(path, "\n".join(lines).encode())
     return path
 
 

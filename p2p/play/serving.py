@@ -1,16 +1,15 @@
 """Starts `p2p-serve` in a process of its own for the time that something plays."""
 
 import contextlib
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from p2p.play.client import TEXT_SUFFIX
 from p2p.play.reaper import mark_children
+from p2p.play.scratch import Scratch
 from p2p.sockets import connect
 
 START_TIMEOUT_S = 180.0
@@ -31,8 +30,8 @@ def served(policy: Path, seed: int | None = None, options: Sequence[str] = ()) -
     if not (policy / "model.safetensors").is_file():
         raise ValueError(f"{policy}: no model.safetensors there; expected a policy folder (p2p export makes one)")
     mark_children()
-    folder = Path(tempfile.mkdtemp(prefix="p2p-play-"))
-    address, log_path = folder / "socket", folder / "serve.log"
+    scratch = Scratch("play")
+    address, log_path = scratch.path / "socket", scratch.path / "serve.log"
     command = [sys.executable, "-m", "p2p_serve.cli", "--policy", str(policy), "--socket", str(address)]
     command += ["--text-socket", f"{address}{TEXT_SUFFIX}"]
     command += [*(["--seed", str(seed)] if seed is not None else []), *options]
@@ -45,7 +44,7 @@ def served(policy: Path, seed: int | None = None, options: Sequence[str] = ()) -
         finally:
             _stop(process)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        scratch.close()
 
 
 def _wait_until_it_listens(process: "subprocess.Popen[bytes]", address: Path, log_path: Path) -> None:

@@ -4,169 +4,29 @@
     p2p play POLICY --game "program:crispy-doom -window -iwad freedoom1.wad" --seconds 60
 
 Pixels are grabbed from the window at 20 Hz, keys and mouse go to it as real input events. When a person touches the
-keyboard or the mouse the model yields, and takes over again on F9. `p2p record --window` records a person's play.
+keyboard or the mouse the model yields, and takes over again on F9. record_person.py records a person's play.
 """
 
 import os
 import secrets
-import shlex
-import subprocess
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from p2p.actions import Action
 from p2p.data.resize import resize
 from p2p.play.client import Client
-from p2p.play.games import FRAME_SIZE, Frame, GameInfo, game_info
+from p2p.play.console import duration_text
+from p2p.play.games import FRAME_RATE_HZ, FRAME_SIZE, Frame
 from p2p.play.overlay import VideoWriter, draw_action
 from p2p.play.person import PersonWatch
-from p2p.play.realtime import RealtimeLoop, Ticker, TickStatistics
-from p2p.play.reaper import mark_children
+from p2p.play.programs import WindowedProgram, open_program
+from p2p.play.realtime import RealtimeLoop, TickStatistics
 from p2p.play.x11 import Eyes, Hands, find_window, focus, open_display, virtual_display
-from p2p.recording import RecordingWriter
+from p2p.recording import RecordingWriter, repair_recordings
 from p2p.text import Instruction
-
-PROGRAM = "program:"
-DOOM_TITLE = "VIZDOOM"
-TICRATE = 40  # of the engine: two tics are 1/20 s
-
-DOOM_BINDINGS = {
-    "w": "+forward",
-    "s": "+back",
-    "a": "+moveleft",
-    "d": "+moveright",
-    "leftarrow": "+left",
-    "rightarrow": "+right",
-    "space": "+attack",
-    "mouse1": "+attack",
-    "shift": "+speed",
-}
-
-
-class WindowedProgram(Protocol):
-    """What has the window; it goes on by itself."""
-
-    @property
-    def title(self) -> str:
-        """Part of the window's title."""
-
-    @property
-    def process(self) -> "subprocess.Popen[bytes] | None":
-        """The process whose end means that no window will come, if there is one."""
-
-    def new_episode(self, seed: int) -> None: ...
-
-    @property
-    def done(self) -> bool: ...
-
-    @property
-    def score(self) -> float: ...
-
-    def state(self) -> str:
-        """What the program itself says of the game, in a few words; empty where it says nothing."""
-
-    def close(self) -> None: ...
-
-
-class DoomWindow:
-    """ViZDoom in a window, with the keyboard and the mouse; the engine still tells time and pose."""
-
-    def __init__(self, info: GameInfo) -> None:
-        from p2p.play.doom import make_engine
-
-        self.title, self.process = DOOM_TITLE, None
-        self._folder = tempfile.TemporaryDirectory(prefix="p2p-doom-")
-        settings = "\n".join(f"{key}={command}" for key, command in DOOM_BINDINGS.items())
-        # The engine reads bindings from this file only: as command-line arguments it ignores them without a word.
-        path = Path(self._folder.name) / "engine.ini"
-        path.write_text(f"[GlobalSettings]\nUse_Mouse=true\n[Doom.Bindings]\n{settings}\n")
-        mark_children()
-        self._engine = make_engine(info, path, window=True, ticrate=TICRATE)
-        self._lock = threading.Lock()
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="doom", daemon=True)
-        self._thread.start()
-
-    def _follow(self) -> None:
-        """The engine runs by itself; what is known of it goes on only when it is asked to advance."""
-        while not self._closing.is_set():
-            with self._lock:
-                if not self._engine.is_episode_finished():
-                    self._engine.advance_action(1)
-            self._closing.wait(0.002)
-
-    def new_episode(self, seed: int) -> None:
-        with self._lock:
-            self._engine.set_seed(seed % 2**31)
-            self._engine.new_episode()
-
-    @property
-    def done(self) -> bool:
-        with self._lock:
-            return bool(self._engine.is_episode_finished())
-
-    @property
-    def score(self) -> float:
-        with self._lock:  # this mode loses rewards; the time alive does not lie
-            return float(self._engine.get_episode_time())
-
-    def state(self) -> str:
-        import vizdoom
-
-        names = ("POSITION_X", "POSITION_Y", "ANGLE")
-        with self._lock:
-            x, y, angle = (self._engine.get_game_variable(getattr(vizdoom.GameVariable, name)) for name in names)
-        return f"position {x:.0f} {y:.0f}, angle {angle:.0f}"
-
-    def close(self) -> None:
-        self._closing.set()
-        self._thread.join(5)
-        self._engine.close()
-        self._folder.cleanup()
-
-
-class Program:
-    """Any program that opens a window; nothing is known of it but its pixels."""
-
-    def __init__(self, command: str, title: str = "") -> None:
-        arguments = shlex.split(command)
-        if not arguments:
-            raise ValueError(f"--game {PROGRAM!r}: name a command, such as program:'crispy-doom -window'")
-        mark_children()
-        self.title = title
-        self.done, self.score = False, float("nan")
-        self._folder = tempfile.TemporaryDirectory(prefix="p2p-program-")
-        environment = {**os.environ, "SDL_AUDIODRIVER": "dummy"}
-        try:
-            self.process: subprocess.Popen[bytes] | None = subprocess.Popen(
-                arguments,
-                cwd=self._folder.name,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-        except OSError as error:
-            self._folder.cleanup()
-            raise ValueError(f"{arguments[0]}: cannot be started: {error.strerror or error}") from error
-
-    def new_episode(self, seed: int) -> None:
-        return
-
-    def state(self) -> str:
-        return ""
-
-    def close(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-        self._folder.cleanup()
 
 
 @dataclass(frozen=True)
@@ -214,13 +74,6 @@ class WindowReport:
         return found
 
 
-def open_program(settings: WindowSettings) -> WindowedProgram:
-    """Start what `--game` names."""
-    if settings.game.startswith(PROGRAM):
-        return Program(settings.game.removeprefix(PROGRAM), settings.title)
-    return DoomWindow(game_info(settings.game))
-
-
 def play_in_window(settings: WindowSettings, say: Callable[[str], None] = lambda line: None) -> WindowReport:
     """Play for `seconds` on the display of the environment, or on a virtual one when there is none.
 
@@ -228,45 +81,19 @@ def play_in_window(settings: WindowSettings, say: Callable[[str], None] = lambda
         ValueError: when the display, the program or its window cannot be had, or the server goes away.
     """
     with ExitStack() as stack:
-        program, eyes, hands, person = _open(settings, stack, say)
+        program, eyes, hands, person = open_window(settings, stack, say)
         client = stack.enter_context(Client(settings.address, any_user=settings.any_user))
-        client.ask(resize(eyes.grab(), FRAME_SIZE, FRAME_SIZE))  # the server is awake before the clock starts
+        client.ask(look(program, eyes))  # the server is awake before the clock starts
         hands.hold(Action(dx=1))  # the first motion after the focus is swallowed
-        return _Session(settings, program, eyes, hands, person, client).run(stack)
+        return _Session(settings, program, eyes, hands, person, client, say).run(stack)
 
 
-def record_person(settings: WindowSettings, say: Callable[[str], None] = lambda line: None) -> tuple[Path | None, int]:
-    """Record what a person does in the window for `seconds`; returns the recording and how many of its ticks were late.
-
-    Raises:
-        ValueError: as `play_in_window`.
-    """
-    assert settings.record is not None
-    with ExitStack() as stack:
-        program, eyes, _, person = _open(settings, stack, say)
-        seed, num_skipped = settings.seed, 0
-        program.new_episode(seed)
-        told = settings.instruction
-        writer = stack.enter_context(_writer(settings.record, settings))
-        ticker = Ticker()
-        end_s = time.monotonic() + settings.seconds
-        while time.monotonic() < end_s:
-            frame = resize(eyes.grab(), FRAME_SIZE, FRAME_SIZE)
-            time.sleep(max(0.0, ticker.deadline_s - time.monotonic()))
-            num_skipped += ticker.advance()
-            writer.add(frame, person.update(), None, told.text, told.embedding)
-            if program.done:
-                seed += 1
-                program.new_episode(seed)
-    return writer.folder, num_skipped
-
-
-def _open(
+def open_window(
     settings: WindowSettings, stack: ExitStack, say: Callable[[str], None]
 ) -> tuple[WindowedProgram, Eyes, Hands, PersonWatch]:
     """The program in its window with the focus, and eyes, hands and a watch for it; all end with the stack."""
     name = os.environ.get("DISPLAY") or stack.enter_context(_own_display())
-    program = open_program(settings)
+    program = open_program(settings.game, settings.title)
     stack.callback(program.close)
     connection = open_display(name)
     stack.callback(connection.close)
@@ -283,7 +110,8 @@ def _open(
     return program, eyes, hands, person
 
 
-def _writer(folder: Path, settings: WindowSettings) -> RecordingWriter:
+def open_recording(folder: Path, settings: WindowSettings) -> RecordingWriter:
+    """A new recording below `folder`, under a name that nobody else takes."""
     name = f"{time.strftime('window-%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
     return RecordingWriter(
         folder / name,
@@ -293,6 +121,25 @@ def _writer(folder: Path, settings: WindowSettings) -> RecordingWriter:
         preset="ultrafast",
         text_tokenizer=settings.text_tokenizer,
     )
+
+
+def tell_of(writer: RecordingWriter, say: Callable[[str], None]) -> None:
+    """Say where the recording is, once it was closed, and how long."""
+    if writer.num_frames and writer.folder.is_dir():
+        say(f"{writer.folder}: {duration_text(writer.num_frames / FRAME_RATE_HZ)} recorded")
+
+
+def look(program: WindowedProgram, eyes: Eyes) -> Frame:
+    """The window now, uint8 [192, 192, 3] RGB.
+
+    Raises:
+        ValueError: when it is gone, with how the program ended if it did.
+    """
+    try:
+        picture = eyes.grab()
+    except ValueError as error:
+        raise ValueError(program.ended() or str(error)) from error
+    return resize(picture, FRAME_SIZE, FRAME_SIZE)
 
 
 @contextmanager
@@ -317,22 +164,26 @@ class _Session:
         hands: Hands,
         person: PersonWatch,
         client: Client,
+        say: Callable[[str], None],
     ) -> None:
         self._settings, self._program, self._eyes = settings, program, eyes
         self._hands, self._person, self._client = hands, person, client
+        self._say = say
         self._report = WindowReport()
 
     def run(self, stack: ExitStack) -> WindowReport:
         settings, report, program = self._settings, self._report, self._program
         film = stack.enter_context(VideoWriter(settings.video)) if settings.video else None
-        writer = stack.enter_context(_writer(settings.record, settings)) if settings.record else None
+        writer = self._recording(stack)
         seed, last = settings.seed, b""
         program.new_episode(seed)
         report.states.append(program.state())
         loop = RealtimeLoop(self._client, report.ticks)
+        begin_ns = time.monotonic_ns()
         end_s = time.monotonic() + settings.seconds
         while time.monotonic() < end_s:
-            frame = self._look()
+            seen_ns = time.monotonic_ns()
+            frame = look(self._program, self._eyes)
             small = frame[::8, ::8].tobytes()
             report.num_distinct_frames += small != last
             last = small
@@ -340,7 +191,7 @@ class _Session:
             user, system = self._execute(intended)
             executed = user or system or Action()
             if writer is not None:
-                writer.add(frame, user, system)
+                writer.add(frame, user, system, time_ns=seen_ns - begin_ns)
             if film is not None:
                 who = "the person plays" if user is not None else "the model plays"
                 film.add(draw_action(frame, executed, (), f"{settings.game}   {who}"))
@@ -355,8 +206,16 @@ class _Session:
         report.num_takeovers = self._person.num_takeovers
         return report
 
-    def _look(self) -> Frame:
-        return resize(self._eyes.grab(), FRAME_SIZE, FRAME_SIZE)
+    def _recording(self, stack: ExitStack) -> RecordingWriter | None:
+        """Where what happens is written down, if it is; closed and told of when the stack ends, however it does."""
+        folder = self._settings.record
+        if folder is None:
+            return None
+        for repaired in repair_recordings(folder):
+            self._say(f"left unfinished by an earlier run: {repaired}")
+        writer = open_recording(folder, self._settings)
+        stack.callback(tell_of, writer, self._say)
+        return stack.enter_context(writer)
 
     def _execute(self, intended: Action) -> tuple[Action | None, Action | None]:
         """Let the model act unless a person does; returns what the (person, model) did."""

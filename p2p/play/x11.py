@@ -55,7 +55,12 @@ def virtual_display(width: int = 1280, height: int = 1024) -> Iterator[str]:
     ]
     try:
         process = subprocess.Popen(
-            command, pass_fds=[writer], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command,
+            pass_fds=[writer],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # a terminal's Ctrl-C must not end it before what it shows
         )
     except FileNotFoundError as error:
         os.close(reader)

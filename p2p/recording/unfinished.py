@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import glob
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -253,16 +252,16 @@ def repair_recordings(folder: Path) -> list[Repaired]:
     return found
 
 
-def discard_unfinished(folder: Path, name: str) -> None:
-    """Remove what was left unfinished of the recording `name`, to make it again; not what somebody makes now."""
-    for unfinished, final_name in _left(folder, name):
-        if final_name == name:
+def discard_unfinished(folder: Path, names: Collection[str]) -> None:
+    """Remove what was left unfinished of the recordings `names`, to make them again; not what somebody makes now."""
+    for unfinished, name in _left(folder):
+        if name in names:
             shutil.rmtree(unfinished)
 
 
-def _left(folder: Path, name: str = "") -> Iterator[tuple[Path, str]]:
-    """The unfinished recordings that nobody owns, owned meanwhile, with their names, which begin with `name`."""
-    for unfinished in sorted(folder.glob(f".{glob.escape(name)}*.partial")):
+def _left(folder: Path) -> Iterator[tuple[Path, str]]:
+    """The unfinished recordings that nobody owns, owned meanwhile, and their final names."""
+    for unfinished in sorted(folder.glob(".*.partial")):
         match = _NAME.fullmatch(unfinished.name)
         if match is None or unfinished.is_symlink():
             continue

@@ -292,7 +292,7 @@ def test_only_what_nobody_makes_now_is_discarded(tmp_path: Path) -> None:
     live, other = record(tmp_path / "r", 25), record(tmp_path / "r2", 25)
     killed = killed_copy(other, tmp_path / "copy")
     left = killed.rename(tmp_path / ".r.0123456789abcdef.partial")
-    discard_unfinished(tmp_path, "r")
+    discard_unfinished(tmp_path, {"r"})
     assert not left.exists()
     assert live.close() is not None
     assert other.close() is not None

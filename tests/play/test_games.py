@@ -159,7 +159,7 @@ def test_a_closed_game_leaves_no_engine_and_no_folder() -> None:
 
     before = set(marked_processes(mark_children()))
     game = HeadlessDoom(game_info("doom:basic"))
-    folder = game._folder
+    folder = game._scratch.path
     assert set(marked_processes(mark_children())) - before
     game.close()
     assert wait_until(lambda: set(marked_processes(mark_children())) <= before)

@@ -18,7 +18,8 @@ import pytest
 from p2p.actions import Action
 from p2p.play.person import PersonWatch
 from p2p.play.reaper import MARK_VARIABLE
-from p2p.play.window import WindowSettings, play_in_window, record_person
+from p2p.play.record_person import record_person
+from p2p.play.window import WindowSettings, play_in_window
 from p2p.play.x11 import Eyes, Hands, find_window, focus, open_display, virtual_display
 from p2p.recording import VIDEO_FILE, read_annotation, read_frames, text_spans
 from p2p.text import Instruction
@@ -202,7 +203,7 @@ def test_a_person_s_play_is_recorded(screen: str, tmp_path: Path, monkeypatch: p
     def press(line: str) -> None:  # the window is there
         person.hold(Action(("w",)))
 
-    folder, _ = record_person(settings, press)
+    folder = record_person(settings, press)
     person.release()
     assert folder is not None
     annotation = read_annotation(folder)
