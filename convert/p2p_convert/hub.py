@@ -8,8 +8,12 @@ import os
 import re
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
-from typing import IO, Any
+from typing import Any, BinaryIO
+
+from p2p.hub.archive import BadArchive
+from p2p.hub.transfer import DEFAULT_ENDPOINT, RemoteFile, Repository, start_digest
 
 PREFIX = "hf://"
 _ADDRESS = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.*))?$")
@@ -17,39 +21,52 @@ _TRIES, _FIRST_PAUSE_S, _TIMEOUT_S = 7, 0.5, 60.0
 _BUFFER_BYTES = 1 << 20
 
 
-def list_files(address: str) -> dict[str, int]:
-    """{address of a file, pinned to today's revision: its size} of all files at or below an address.
+def list_files(address: str) -> dict[str, RemoteFile]:
+    """{address of a file, pinned to today's revision: what the Hub says of it} of all files at or below an address.
 
     Raises:
         ValueError: when the address is malformed, or the Hub does not have it.
     """
-    repository, revision, path = _split(address)
+    name, revision, path = _split(address)
     try:
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError
+        repository = Repository(name, "dataset", revision)
     except ImportError as error:
         raise ValueError("hf:// needs huggingface_hub: pip install 'p2p-convert[hub]'") from error
-    api = HfApi(endpoint=_endpoint())
-    try:
-        commit = api.dataset_info(repository, revision=revision).sha
-        tree = api.list_repo_tree(repository, recursive=True, repo_type="dataset", revision=commit)
-        files: dict[str, Any] = {entry.path: getattr(entry, "size", None) for entry in tree}
-    except (HfHubHTTPError, OSError) as error:
-        raise ValueError(f"{address}: the Hub does not give it: {error}") from error
     return {
-        f"{PREFIX}datasets/{repository}@{commit}/{name}": int(size)
-        for name, size in files.items()
-        if size is not None and (not path or name == path or name.startswith(f"{path}/"))
+        f"{PREFIX}datasets/{name}@{repository.commit}/{file.path}": file
+        for file in repository.files()
+        if not path or file.path == path or file.path.startswith(f"{path}/")
     }
 
 
-def open_file(address: str) -> IO[bytes]:
-    """The bytes of a file, from its beginning to its end; a broken transfer goes on where it broke.
+def open_file(address: str, num_bytes: int) -> BinaryIO:
+    """The bytes of a file of that size, from its beginning to its end; a broken transfer goes on where it broke.
 
     Raises:
-        OSError: from reads, when the Hub stays away.
+        OSError: from reads, when the Hub stays away, or the file has another size.
     """
-    return io.BufferedReader(_Stream(address), _BUFFER_BYTES)
+    return io.BufferedReader(_Stream(address, num_bytes), _BUFFER_BYTES)
+
+
+class Verified:
+    """A file whose hash is compared when it has been read to its end.
+
+    Raises:
+        BadArchive: from the last `read`, when it is not the one that the Hub names.
+    """
+
+    def __init__(self, file: BinaryIO, where: str, num_bytes: int, digest: str) -> None:
+        self._file, self._where, self._expected = file, where, digest
+        self._kind, self._digest = start_digest(digest, num_bytes)
+
+    def read(self, size: int, /) -> bytes:
+        """At most so many bytes."""
+        content = self._file.read(size)
+        self._digest.update(content)
+        found = f"{self._kind}:{self._digest.hexdigest()}" if not content else self._expected
+        if found != self._expected:
+            raise BadArchive(f"{self._where}: what arrived has the hash {found}, the Hub names {self._expected}")
+        return content
 
 
 def _split(address: str) -> tuple[str, str | None, str]:
@@ -60,16 +77,16 @@ def _split(address: str) -> tuple[str, str | None, str]:
 
 
 def _endpoint() -> str:
-    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    return os.environ.get("HF_ENDPOINT", DEFAULT_ENDPOINT).rstrip("/")
 
 
 class _Stream(io.RawIOBase):
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, num_bytes: int) -> None:
         repository, revision, path = _split(address)
         self._address = address
-        self._url = f"{_endpoint()}/datasets/{repository}/resolve/{revision or 'main'}/{path}"
+        self._url = f"{_endpoint()}/datasets/{repository}/resolve/{revision or 'main'}/{urllib.parse.quote(path)}"
         self._position = 0
-        self._size: int | None = None
+        self._size = num_bytes
         self._answer: Any = None
 
     def readable(self) -> bool:
@@ -77,11 +94,11 @@ class _Stream(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         failures = 0
-        while self._size is None or self._position < self._size:
+        while self._position < self._size:
             try:
                 if self._answer is None:
                     self._connect()
-                count = int(self._answer.readinto(buffer))
+                count = int(self._answer.readinto(memoryview(buffer)[: self._size - self._position]))
                 if count:
                     self._position += count
                     return count
@@ -109,4 +126,3 @@ class _Stream(io.RawIOBase):
         self._answer = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
         if self._answer.status != 206 and self._position:
             raise ConnectionError("the Hub does not go on in the middle of a file")
-        self._size = self._position + int(self._answer.headers["Content-Length"])

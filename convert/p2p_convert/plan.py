@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from p2p.format import FORMAT_VERSION
+from p2p.hub.archive import BadArchive
 from p2p_convert import hub
 from p2p_convert.sources import (
     ArchiveSource,
-    BadArchive,
     FolderSource,
     Source,
     find_archives,

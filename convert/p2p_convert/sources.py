@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import os
-import tarfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
-from typing import IO
+from typing import BinaryIO
 
+from p2p import gate
+from p2p.hub.archive import Archive, Readable
 from p2p.recording import ANNOTATION_FILE, VIDEO_FILE
 from p2p_convert import hub
+from p2p_convert.errors import Rejected
 from p2p_convert.segments import ORIGINAL_VIDEO_FILE, RawRecording
 
 WANTED_FILES = (ANNOTATION_FILE, VIDEO_FILE)
+MAX_BYTES = {ANNOTATION_FILE: 1 << 28, VIDEO_FILE: 1 << 31, ORIGINAL_VIDEO_FILE: 1 << 32}  # of a file in memory
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A recording that an archive does not give, and why."""
+
+    id: str
+    where: str
+    verdict: Rejected
 
 
 @dataclass(frozen=True)
@@ -40,28 +50,28 @@ class ArchiveSource:
 
     The files of a recording stand together in an archive. What is not wanted is passed over: the original video.mp4,
     most of the bytes, may come before the small one, so the recordings that have no other are read in a second pass.
+    `digest` is the hash that the Hub names for it, "" for one on a disk.
     """
 
     archive: str
     num_bytes: int
+    digest: str = ""
 
-    def recordings(self) -> Iterator[RawRecording]:
+    def recordings(self) -> Iterator[RawRecording | Unusable]:
         """The recordings in the order of the archive, those with only an original video last; one is in memory.
 
+        Nothing of them is to be believed before the iteration has ended.
+
         Raises:
-            BadArchive: after the last whole recording, when the archive ends too early or is damaged.
+            BadArchive: when the archive is damaged or too short; it may be after the last recording that this shows.
         """
         originals: set[str] = set()
-        try:
-            for folder, files in self._folders(lambda path: path.name in WANTED_FILES):
-                if VIDEO_FILE not in files and ORIGINAL_VIDEO_FILE in files:
-                    originals.add(folder)
-                else:
-                    yield self._recording(folder, files)
-                del files  # before the next one is read
-        except BadArchive:
-            if not originals:
-                raise
+        for folder, files in self._folders(lambda path: path.name in WANTED_FILES):
+            if VIDEO_FILE not in files and ORIGINAL_VIDEO_FILE in files:
+                originals.add(folder)
+            else:
+                yield self._recording(folder, files)
+            del files  # before the next one is read
         if originals:
             wanted = (ANNOTATION_FILE, ORIGINAL_VIDEO_FILE)
             for folder, files in self._folders(lambda path: path.name in wanted and str(path.parent) in originals):
@@ -69,11 +79,11 @@ class ArchiveSource:
                     yield self._recording(folder, files)
                 del files
 
-    def _folders(self, wanted: Callable[[PurePosixPath], bool]) -> Iterator[tuple[str, dict[str, bytes | None]]]:
-        """(folder, {file name: its content, None where it is not wanted}) of each recording."""
-        files: dict[str, bytes | None] = {}
+    def _folders(self, wanted: Callable[[PurePosixPath], bool]) -> Iterator[tuple[str, dict[str, bytes | int | None]]]:
+        """(folder, {file name: its content, None where it is not wanted, its size where it is too large})."""
+        files: dict[str, bytes | int | None] = {}
         folder = ""
-        for path, content in _members(self.archive, wanted):
+        for path, content in self._members(wanted):
             if str(path.parent) != folder and files:
                 yield folder, files
                 files = {}
@@ -83,9 +93,44 @@ class ArchiveSource:
         if files:
             yield folder, files
 
-    def _recording(self, folder: str, files: Mapping[str, bytes | None]) -> RawRecording:
-        contents = {name: content for name, content in files.items() if content is not None}
-        return RawRecording(PurePosixPath(folder).name, f"{self.archive}:{folder}", contents)
+    def _members(self, wanted: Callable[[PurePosixPath], bool]) -> Iterator[tuple[PurePosixPath, bytes | int | None]]:
+        with self._open() as file:
+            checked: Readable = file
+            if self.digest:
+                checked = hub.Verified(file, self.archive, self.num_bytes, self.digest)
+            archive = Archive(checked, gate.printable(self.archive))
+            for member in archive:
+                path = PurePosixPath(member.path)
+                if not member.is_file or not (path.name == ANNOTATION_FILE or path.name.endswith(".mp4")):
+                    continue
+                if not wanted(path):
+                    yield path, None
+                elif member.num_bytes > MAX_BYTES[path.name]:
+                    yield path, member.num_bytes
+                else:
+                    yield path, archive.read()
+
+    def _open(self) -> BinaryIO:
+        """The bytes of the archive, on a disk or on the Hub, to be read once."""
+        if self.archive.startswith(hub.PREFIX):
+            return hub.open_file(self.archive, self.num_bytes)
+        return gate.open_regular(self.archive)
+
+    def _recording(self, folder: str, files: Mapping[str, bytes | int | None]) -> RawRecording | Unusable:
+        name = PurePosixPath(folder).name
+        where = gate.printable(f"{self.archive}:{folder}")
+        contents: dict[str, bytes | Path] = {}
+        try:
+            gate.plain_name(name, "the folder of a recording in an archive")
+        except gate.Refused as error:
+            return Unusable(gate.shown(name), where, Rejected("bad name", str(error)))
+        for file, content in files.items():
+            if isinstance(content, int):
+                message = f"{where}/{file} has {content} bytes; at most {MAX_BYTES[file]} are read from an archive"
+                return Unusable(name, where, Rejected("file too large", message))
+            if content is not None:
+                contents[file] = content
+        return RawRecording(name, where, contents)
 
     def names(self) -> list[str]:
         """The ids of the recordings, by passing over the whole archive.
@@ -93,38 +138,11 @@ class ArchiveSource:
         Raises:
             BadArchive: as `recordings`.
         """
-        folders = (str(path.parent) for path, _ in _members(self.archive, lambda path: False))
+        folders = (str(path.parent) for path, _ in self._members(lambda path: False))
         return list(dict.fromkeys(PurePosixPath(folder).name for folder in folders))
 
 
-class BadArchive(ValueError):  # noqa: N818  a verdict on the data
-    """An archive that ends too early, or is none."""
-
-
 Source = FolderSource | ArchiveSource
-
-
-def _members(archive: str, wanted: Callable[[PurePosixPath], bool]) -> Iterator[tuple[PurePosixPath, bytes | None]]:
-    """(path, content or None where it is not wanted) of the files of recordings in an archive."""
-    try:
-        with open_archive(archive) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
-            for member in tar:
-                path = PurePosixPath(member.name)
-                if member.isfile() and (path.name == ANNOTATION_FILE or path.name.endswith(".mp4")):
-                    yield path, _content(tar, member) if wanted(path) else None
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise BadArchive(f"{archive}: {error or 'ends too early'}") from error
-
-
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    stream = tar.extractfile(member)
-    assert stream is not None
-    return stream.read()
-
-
-def open_archive(archive: str) -> IO[bytes]:
-    """The bytes of an archive, on a disk or on the Hub, to be read once."""
-    return hub.open_file(archive) if archive.startswith(hub.PREFIX) else open(archive, "rb")
 
 
 def is_archive(path: PurePath) -> bool:
@@ -138,12 +156,12 @@ def find_archives(root: str) -> list[ArchiveSource]:
         ValueError: when the Hub does not have such an address.
     """
     if root.startswith(hub.PREFIX):
-        sizes = hub.list_files(root)
-    elif Path(root).is_file():
-        sizes = {root: Path(root).stat().st_size}
+        listed = hub.list_files(root).items()
+        archives = [ArchiveSource(name, file.size, file.digest) for name, file in listed if is_archive(PurePath(name))]
     else:
-        sizes = {str(path): path.stat().st_size for path in Path(root).rglob("*") if path.is_file()}
-    archives = [ArchiveSource(name, size) for name, size in sizes.items() if is_archive(PurePath(name))]
+        paths = [Path(root)] if Path(root).is_file() else Path(root).rglob("*")
+        found = [path for path in paths if is_archive(path) and path.is_file()]
+        archives = [ArchiveSource(str(path), path.stat().st_size) for path in found]
     return sorted(archives, key=lambda archive: archive.archive)
 
 

@@ -12,13 +12,16 @@ from typing import Any
 
 from p2p.format import RecordingEntry, encode_segment
 from p2p.game_names import canonical
+from p2p.hub.archive import BadArchive
 from p2p_convert.errors import Rejected
 from p2p_convert.plan import Options, Task
 from p2p_convert.segments import Converted, convert_recording
-from p2p_convert.sources import BadArchive, FolderSource
+from p2p_convert.sources import FolderSource, Unusable
 from p2p_convert.statistics import Stats, add_stats, recording_stats
 from p2p_convert.storage import open_store
 from p2p_convert.writer import Pieces, SortedRecordings, StreamPart, describe_recording
+
+DAMAGED_ARCHIVE = "damaged archive"
 
 
 def run_task(task: Task) -> dict[str, Any]:
@@ -64,8 +67,16 @@ def _in_order(
             yield stream, describe_recording(recording), map(encode_segment, recording.segments)
         return
     with contextlib.closing(SortedRecordings()) as waiting:
-        for stream, recording in converted:
-            waiting.add(stream, recording)
+        try:
+            for stream, recording in converted:
+                waiting.add(stream, recording)
+        except BadArchive as error:  # only its end shows whether what was read before is right
+            lost = {"reason": DAMAGED_ARCHIVE, "message": str(error)}
+            where = task.source.archive
+            rejected += [{"recording": name, "where": where, **lost} for name in ["", *waiting.ids]]
+            counts.clear()
+            stats.clear()
+            return
         yield from waiting
 
 
@@ -73,22 +84,21 @@ def _converted(
     task: Task, rejected: list[dict[str, str]], counts: Counter[str], stats: Stats
 ) -> Iterator[tuple[str, Converted]]:
     """(stream, recording) as the source gives them."""
-    try:
-        for raw in task.source.recordings():
-            try:
-                converted = convert_recording(raw, task.options.encoding)
-            except Rejected as verdict:
-                rejected.append(
-                    {"recording": raw.id, "where": raw.where, "reason": verdict.reason, "message": verdict.message}
-                )
-                continue
-            converted = replace(converted, game=canonical(converted.game, task.options.game_aliases))
-            counts.update(converted.counts)
-            add_stats(stats, converted.game, recording_stats(converted))
-            yield stream_name(task.is_validation(raw.id), converted.game, task.options), converted
-            del raw, converted  # before the next one is read
-    except BadArchive as error:
-        rejected.append({"recording": "", "where": str(error), "reason": "damaged archive", "message": str(error)})
+    for raw in task.source.recordings():
+        try:
+            if isinstance(raw, Unusable):
+                raise raw.verdict
+            converted = convert_recording(raw, task.options.encoding)
+        except Rejected as verdict:
+            rejected.append(
+                {"recording": raw.id, "where": raw.where, "reason": verdict.reason, "message": verdict.message}
+            )
+            continue
+        converted = replace(converted, game=canonical(converted.game, task.options.game_aliases))
+        counts.update(converted.counts)
+        add_stats(stats, converted.game, recording_stats(converted))
+        yield stream_name(task.is_validation(raw.id), converted.game, task.options), converted
+        del raw, converted  # before the next one is read
 
 
 def stream_name(is_validation: bool, game: str, options: Options) -> str:

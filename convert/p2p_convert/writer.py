@@ -51,6 +51,11 @@ class SortedRecordings:
             self._file.flush()
         self._kept.append((stream, describe_recording(converted), begin, sizes))
 
+    @property
+    def ids(self) -> list[str]:
+        """Of the recordings that came in, in order."""
+        return sorted(recording.id for _, recording, _, _ in self._kept)
+
     def __iter__(self) -> Iterator[tuple[str, RecordingEntry, Iterator[Pieces]]]:
         """(stream, recording, samples)."""
         for stream, recording, begin, sizes in sorted(self._kept, key=lambda kept: kept[1].id):

@@ -33,8 +33,8 @@ def download_model(repository: Repository, size: str, output: Path) -> tuple[Pat
             f"{repository.repo_id} should hold one *{CHECKPOINT_SUFFIX} and one {CONFIG_NAME} in a folder {size!r}; "
             f"it holds {found}; check --repo and --revision"
         )
-    downloads = Downloads(repository, output)
-    return downloads.fetch(checkpoints[0]), downloads.fetch(configs[0])
+    with Downloads(repository, output) as downloads:
+        return downloads.fetch(checkpoints[0]), downloads.fetch(configs[0])
 
 
 def _run_model(args: argparse.Namespace) -> int:
@@ -54,8 +54,8 @@ def _run_data(args: argparse.Namespace) -> int:
         raise ValueError("the whole dataset is many terabytes; choose with --toy, --start N --end M, or --game NAME")
     selection = Selection(args.start, args.end, args.game, args.raw_video, args.archives)
     repo_id = args.repo or (TOY_REPOSITORY if args.toy else DATASET_REPOSITORY)
-    downloads = Downloads(Repository(repo_id, "dataset", args.revision), args.output)
-    count = (download_toy if args.toy else download_archives)(downloads, selection)
+    with Downloads(Repository(repo_id, "dataset", args.revision), args.output) as downloads:
+        count = (download_toy if args.toy else download_archives)(downloads, selection)
     logger.info("%d %s in %s", count, "archives" if args.archives else "recordings", args.output)
     return 0
 

@@ -10,14 +10,14 @@ import hashlib
 import logging
 import os
 import shutil
-import tarfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from p2p import gate
+from p2p.hub.archive import Archive, BadArchive
 from p2p.hub.choice import Search, archive_number, recordings_of_game, span
-from p2p.hub.transfer import Downloads, RemoteFile
+from p2p.hub.transfer import STAGING, Downloads, RemoteFile
 
 logger = logging.getLogger(__name__)
 
@@ -67,29 +67,35 @@ def unpack(
     """Write the wanted files of an archive below `scratch`, in one folder per recording.
 
     Returns these folders, and the names of all recordings in the archive. Member names are reduced to their last two
-    parts, so nothing is ever written elsewhere.
+    parts, each a plain name, and nothing but files is written, so nothing is ever written elsewhere. Members without
+    such a name are passed over with a warning.
+
+    Raises:
+        ValueError: when the archive is damaged; what was written of it is not to be used.
     """
-    folders, seen = {}, set()
+    folders: dict[str, Path] = {}
+    seen: set[str] = set()
     try:
-        with tarfile.open(archive, "r|gz") as members:
+        with gate.open_regular(archive) as file:
+            members = Archive(file, str(archive))
             for member in members:
-                path = PurePosixPath(member.name)
+                path = PurePosixPath(member.path)
                 recording = path.parent.name
-                if not member.isfile() or recording in ("", "..") or not selection.wants_file(path.name):
+                if not member.is_file or not selection.wants_file(path.name):
                     continue
-                seen.add(recording)
+                try:
+                    seen.add(gate.plain_name(recording, str(archive)))
+                except gate.Refused as error:
+                    logger.warning("%s; that recording is passed over", error)
+                    continue
                 if recordings is not None and recording not in recordings:
                     continue
-                source = members.extractfile(member)
-                assert source is not None, "a regular file has content"
                 folders[recording] = scratch / recording
                 folders[recording].mkdir(exist_ok=True)
-                with source, (folders[recording] / path.name).open("wb") as target:
-                    shutil.copyfileobj(source, target, 1 << 20)
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise ValueError(
-            f"{archive}: not a whole .tar.gz archive ({error}); delete it and download it again"
-        ) from error
+                with (folders[recording] / path.name).open("wb") as target:
+                    target.writelines(members.pieces())
+    except BadArchive as error:
+        raise ValueError(f"{error}: not a whole .tar.gz archive; delete it and download it again") from error
     return list(folders.values()), seen
 
 
@@ -109,7 +115,10 @@ def _take_archive(
 
     Returns the number of recordings taken, and the first and the last name of all that it holds.
     """
-    target = downloads.output / PurePosixPath(archive.path).name.removesuffix(ARCHIVE_SUFFIX)
+    name = gate.plain_name(PurePosixPath(archive.path).name.removesuffix(ARCHIVE_SUFFIX), archive.path)
+    if name == STAGING:
+        raise ValueError(f"{archive.path}: its recordings would lie where downloads are kept")
+    target = downloads.output / name
     signature, holds = selection.signature(archive, recordings), f"{archive.path} holds"
     if target.is_dir() and downloads.is_done(archive.path, signature):
         logger.info("%s is there already", target)

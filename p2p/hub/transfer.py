@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -14,22 +16,42 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from p2p import gate
+from p2p.files import take, write_file
+
 logger = logging.getLogger(__name__)
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 STAGING = ".download"
 MAX_TRIES_WITHOUT_PROGRESS = 5
 FIRST_PAUSE_S = 0.5
+_MAX_FILES = 1_000_000
+_MAX_FILE_BYTES = 1 << 50
+_MAX_RECORD_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file of a repository. Large files have a SHA-256; small ones only git's SHA-1 of the blob."""
+    """One file of a repository. Large files have a SHA-256; small ones only git's SHA-1 of the blob.
+
+    Raises:
+        Refused: when its path leads out of a folder, or its size or hashes are none.
+    """
 
     path: str
     size: int
     git_sha1: str
     sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        gate.plain_path(self.path, "a file of the repository")
+        if self.path.split("/")[0] == STAGING:
+            raise gate.Refused(f"a file of the repository: {gate.shown(self.path)} lies where downloads are kept")
+        gate.whole_number(self.size, f"the size of {gate.shown(self.path)}", 0, _MAX_FILE_BYTES)
+        for digest, length in ((self.git_sha1, 40), (self.sha256, 64)):
+            if digest is not None and not (isinstance(digest, str) and re.fullmatch(f"[0-9a-f]{{{length}}}", digest)):
+                expected = f"expected {length} hexadecimal digits"
+                raise gate.Refused(f"the hash of {gate.shown(self.path)} is {gate.shown(digest)}; {expected}")
 
     @property
     def digest(self) -> str:
@@ -37,15 +59,21 @@ class RemoteFile:
         return f"sha256:{self.sha256}" if self.sha256 else f"git-sha1:{self.git_sha1}"
 
 
-def file_digest(path: Path, kind: str) -> str:
-    """The hash of a local file, in the notation of `RemoteFile.digest`."""
+def start_digest(expected: str, num_bytes: int) -> tuple[str, Any]:
+    """The kind of a `RemoteFile.digest`, and the hash of that kind to update with a file of so many bytes."""
+    kind, _, _ = expected.partition(":")
+    if kind == "sha256":
+        return kind, hashlib.sha256()
+    return kind, hashlib.sha1(b"blob %d\0" % num_bytes, usedforsecurity=False)
+
+
+def file_digest(path: Path, expected: str) -> str:
+    """The hash of a local file, of the kind of the expected one."""
+    kind, digest = start_digest(expected, path.stat().st_size)
     with path.open("rb") as file:
-        if kind == "sha256":
-            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
         while block := file.read(1 << 20):
             digest.update(block)
-        return f"git-sha1:{digest.hexdigest()}"
+    return f"{kind}:{digest.hexdigest()}"
 
 
 class Repository:
@@ -64,14 +92,22 @@ class Repository:
             self.commit = str(self._api.repo_info(repo_id, repo_type=repo_type, revision=revision).sha)
 
     def files(self, folder: str | None = None) -> list[RemoteFile]:
-        """Every file below a folder of the repository (below its root when none is named), by path."""
+        """Every file below a folder of the repository (below its root when none is named), by path.
+
+        Raises ValueError for a file that must not be brought here, and for more than a million.
+        """
         with self._explained(f"folder {folder or '/'}"):
-            entries = list(
-                self._api.list_repo_tree(
-                    self.repo_id, folder, recursive=True, revision=self.commit, repo_type=self.repo_type
-                )
+            listing = self._api.list_repo_tree(
+                self.repo_id, folder, recursive=True, revision=self.commit, repo_type=self.repo_type
             )
-        found = [_remote_file(entry) for entry in entries if hasattr(entry, "blob_id")]
+            entries = list(itertools.islice(listing, _MAX_FILES + 1))
+        place = f"{self.repo_type} {self.repo_id} at {self.endpoint}"
+        if len(entries) > _MAX_FILES:
+            raise ValueError(f"{place} lists more than {_MAX_FILES} files")
+        try:
+            found = [_remote_file(entry) for entry in entries if hasattr(entry, "blob_id")]
+        except gate.Refused as error:
+            raise gate.Refused(f"{place}: {error}; tell the repository's owner, or name another --repo") from error
         return sorted(found, key=lambda file: file.path)
 
     def transfer(self, path: str, folder: Path) -> Path:
@@ -153,7 +189,11 @@ def _with_retries(download: Callable[[], Path], progress: Callable[[], int], nam
 class Downloads:
     """A folder that receives verified files. What is on its way lies in STAGING below it.
 
-    `verified.json` there remembers what was finished, so that a second run neither transfers nor hashes again.
+    `verified.json` there remembers what was finished, so that a second run neither transfers nor hashes again. A folder
+    has one at a time, from the making of this object to the end of its block.
+
+    Raises:
+        InUse (a ValueError): when another process downloads into it. Refused: when `verified.json` is damaged.
     """
 
     def __init__(self, repository: Repository, output: Path) -> None:
@@ -161,7 +201,24 @@ class Downloads:
         self._staging = output / STAGING
         self._record_path = self._staging / "verified.json"
         self._staging.mkdir(parents=True, exist_ok=True)
-        self._record: dict[str, str] = json.loads(self._record_path.read_text()) if self._record_path.exists() else {}
+        self._lock = take(self._staging / "lock", str(output), "wait for it, or name another --output")
+        self._record = self._read_record()
+
+    def __enter__(self) -> Downloads:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
+
+    def _read_record(self) -> dict[str, str]:
+        where = str(self._record_path)
+        try:
+            content = gate.read_regular(self._record_path, _MAX_RECORD_BYTES)
+            return gate.mapping(gate.parse_json(content, where), where)
+        except FileNotFoundError:
+            return {}
+        except gate.Refused as error:
+            raise gate.Refused(f"{error}; delete it: what is finished is then transferred once more") from error
 
     def is_done(self, key: str, value: str) -> bool:
         """Whether `mark_done` was called with these, by this run or an earlier one."""
@@ -174,12 +231,7 @@ class Downloads:
     def mark_done(self, key: str, value: str) -> None:
         """Remember across runs that a piece of work is finished."""
         self._record[key] = value
-        temporary = self._record_path.with_suffix(".tmp")
-        with temporary.open("w") as file:
-            json.dump(self._record, file, indent=1, sort_keys=True)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self._record_path)
+        write_file(self._record_path, json.dumps(self._record, indent=1, sort_keys=True).encode())
 
     def scratch(self, name: str) -> Path:
         """An empty folder in the staging area."""
@@ -191,8 +243,7 @@ class Downloads:
     def fetch_to_staging(self, file: RemoteFile) -> Path:
         """Transfer a file and check its hash; a file with another hash is deleted and refused with ValueError."""
         path = self.repository.transfer(file.path, self._staging / "files")
-        kind, _, _ = file.digest.partition(":")
-        found = file_digest(path, kind)
+        found = file_digest(path, file.digest)
         if found != file.digest:
             path.unlink()
             raise ValueError(

@@ -255,6 +255,7 @@ def test_misspelt_games_share_a_stream(tmp_path: Path) -> None:
 
 def make_archive(path: Path, folders: list[Path]) -> Path:
     """A .tar.gz of recordings as the public dataset has them, each with a video.mp4 that is not wanted."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w:gz") as tar:
         for folder in folders:
             for name in ("annotation.proto", "video.mp4", "192x192.mp4"):
@@ -278,8 +279,8 @@ def test_an_archive_gives_the_same_shards_as_its_folders(raw: Path, tmp_path: Pa
 
 
 def test_an_archive_is_never_unpacked_nor_held_in_memory(tmp_path: Path) -> None:
-    big = bytes(30 << 20)
-    with tarfile.open(tmp_path / "big.tar.gz", "w:gz", compresslevel=1) as tar:
+    big = os.urandom(1 << 20) * 30
+    with tarfile.open(tmp_path / "big.tar.gz", "w:gz", compresslevel=0) as tar:
         for number in range(8):
             for name, content in (("annotation.proto", annotation(12).SerializeToString()), ("192x192.mp4", big)):
                 info = tarfile.TarInfo(f"d/rec_{number}/{name}")
@@ -318,14 +319,26 @@ def test_archives_are_read_from_the_hub(raw: Path, tmp_path: Path, monkeypatch: 
     assert tree_digest(tmp_path / "out", ["plan.json"]) == tree_digest(tmp_path / "local", ["plan.json"])
 
 
-@pytest.mark.parametrize("cut", [0.3, 0.5, 0.6, 0.65, 2 / 3, 0.7, 0.99])
-def test_a_cut_off_archive_gives_what_is_whole_and_is_reported(raw: Path, tmp_path: Path, cut: float) -> None:
-    archive = make_archive(tmp_path / "batch.tar.gz", sorted(raw.iterdir()))
-    content = archive.read_bytes()
+@pytest.mark.parametrize("cut", [0.1, 0.65, 0.99, 1.0])
+def test_nothing_of_an_archive_that_is_cut_off_or_damaged_counts_and_the_conversion_goes_on(
+    raw: Path, tmp_path: Path, cut: float
+) -> None:
+    folders = sorted(raw.iterdir())
+    archive = make_archive(tmp_path / "raw" / "batch_2.tar.gz", folders[:4])
+    make_archive(tmp_path / "raw" / "batch_3.tar.gz", folders[4:])
+    content = bytearray(archive.read_bytes())
+    content[-6] ^= 1  # of the checksum: the content is what it was
     archive.write_bytes(content[: int(len(content) * cut)])
-    summary = convert([archive], tmp_path / "out", Options(val_fraction=0), max_rejected=0.9)
-    assert 1 <= summary.recordings["train"] < 6
-    assert "damaged archive" in summary.reasons
+    summary = convert([tmp_path / "raw"], tmp_path / "out", Options(val_fraction=0), max_rejected=0.9)
+    assert summary.recordings == {"train": 2}
+    rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    assert {line["reason"] for line in rejected} == {"damaged archive"}
+    assert {line["where"] for line in rejected} == {str(archive)}
+    read = [line["recording"] for line in rejected]
+    assert read == ["", *(folder.name for folder in folders[:4])][: len(read)]
+    assert cut < 0.9 or len(read) >= 4  # the last one was not complete before the damage showed
+    stats = json.loads((tmp_path / "out" / "stats.json").read_text())
+    assert sum(game["recordings"] for game in stats["games"].values()) == 2
 
 
 def test_the_same_recording_from_two_archives_counts_once(raw: Path, tmp_path: Path) -> None:

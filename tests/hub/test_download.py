@@ -252,6 +252,57 @@ def test_an_archive_with_climbing_names_writes_only_below_the_output(make_hub: M
     assert [path for path in tmp_path.rglob("*.mp4") if output not in path.parents] == []
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["../evil/192x192.mp4", "a/../../evil/192x192.mp4", "/evil/192x192.mp4", "a\n/192x192.mp4", ".download/x.mp4"],
+)
+def test_a_path_that_the_hub_must_not_give_is_refused_before_anything_is_fetched(
+    make_hub: MakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str
+) -> None:
+    hub = make_hub({TOY: {path: b"evil", "a/192x192.mp4": b"good"}})
+    assert main(["download", "data", "--toy", "--output", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "elefantai/p2p-toy-examples" in error.splitlines()[-1]
+    assert "a file of the repository" in error.splitlines()[-1]
+    assert hub.transfers == []
+    assert found_below(tmp_path / "out") == set()
+
+
+@pytest.mark.parametrize("stem", ["..", ".", ".download"])
+def test_an_archive_whose_name_would_climb_gives_no_folder(
+    make_hub: MakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str], stem: str
+) -> None:
+    make_hub({TOY: {f"toy/{stem}.tar.gz": archive({"evil": recording(3)})}})
+    assert main(["download", "data", "--toy", "--output", str(tmp_path / "out")]) == 2
+    assert f"toy/{stem}.tar.gz" in capsys.readouterr().err
+    assert list(tmp_path.rglob("*.mp4")) == []
+
+
+def test_two_downloads_into_one_folder_are_one_too_many(
+    make_hub: MakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_hub({TOY: {"a/192x192.mp4": b"good"}})
+    wish = ["download", "data", "--toy", "--output", str(tmp_path)]
+    with transfer.Downloads(transfer.Repository(TOY[1], "dataset"), tmp_path):
+        assert main(wish) == 2
+    assert "another process" in capsys.readouterr().err
+    assert main(wish) == 0
+
+
+def test_a_damaged_note_of_what_is_finished_is_named(
+    make_hub: MakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_hub({TOY: {"a/192x192.mp4": b"good"}})
+    wish = ["download", "data", "--toy", "--output", str(tmp_path)]
+    assert main(wish) == 0
+    note = tmp_path / transfer.STAGING / "verified.json"
+    note.write_bytes(note.read_bytes()[:-5])
+    assert main(wish) == 2
+    assert f"{note}: not a JSON text" in capsys.readouterr().err
+    note.unlink()
+    assert main(wish) == 0
+
+
 def test_a_damaged_archive_is_refused_and_leaves_no_recording(
     make_hub: MakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
