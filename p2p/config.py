@@ -160,10 +160,11 @@ class PolicyConfig:
         """What the numbers make together stays within what a machine can hold."""
         tokens, steps = self.tokens_per_timestep, self.num_timesteps
         layer = 4 * self.dim**2 + 3 * self.dim * self.hidden_dim + 2 * self.num_sink_tokens * self.dim
+        image = 0 if self.image_encoder == "vit" else self.frame_height * self.frame_width * self.num_image_tokens
         reach = sum(min(history + 16, steps) for history in set(self.histories))  # queries go in groups of 16 steps
         seen = sum(min(history, steps - 1) + 2 for history in self.histories)
         for what, amount, limit in (
-            ("parameters", (self.num_layers + self.decoder_num_layers) * layer, MAX_PARAMETERS),
+            ("parameters", (self.num_layers + self.decoder_num_layers) * layer + image * self.dim // 2, MAX_PARAMETERS),
             ("tokens in a chunk", tokens * steps, MAX_CHUNK_TOKENS),
             ("bytes of keys and values", 8 * seen * tokens * self.dim, MAX_CACHE_BYTES),
             ("bytes of attention masks", steps * tokens**2 * reach, MAX_MASK_BYTES),

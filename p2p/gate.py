@@ -134,7 +134,8 @@ def finite(values: NDArray[Any], where: str) -> NDArray[Any]:
 
 
 def parse_json(data: bytes | str, where: str, max_bytes: int = MAX_JSON_BYTES) -> Any:
-    """The value of a JSON text; NaN and Infinity, which JSON does not have, are refused.
+    """The value of a JSON text. NaN and Infinity, which JSON does not have, are refused, and so is a name that stands
+    twice in an object: which of the two counts, each reader decides for itself.
 
     Raises:
         Refused: when it is too long, not UTF-8, not JSON, or nested without end.
@@ -142,7 +143,7 @@ def parse_json(data: bytes | str, where: str, max_bytes: int = MAX_JSON_BYTES) -
     if len(data) > max_bytes:
         raise Refused(f"{where}: {len(data)} bytes of JSON; at most {max_bytes} are read")
     try:
-        return json.loads(data, parse_constant=_no_such_number)
+        return json.loads(data, parse_constant=_no_such_number, object_pairs_hook=_distinct)
     except Refused as error:
         raise Refused(f"{where}: {error}") from None
     except (ValueError, RecursionError) as error:
@@ -152,6 +153,15 @@ def parse_json(data: bytes | str, where: str, max_bytes: int = MAX_JSON_BYTES) -
 
 def _no_such_number(name: str) -> NoReturn:
     raise Refused(f"holds {name}, which is no number")
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        for name, _ in pairs:
+            if values.pop(name, pairs) is pairs:
+                raise Refused(f"holds the name {shown(name)} twice")
+    return values
 
 
 def open_regular(path: Path | str) -> BinaryIO:

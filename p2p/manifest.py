@@ -6,17 +6,19 @@ anything of it is loaded, so what was damaged, cut off or exchanged on the way i
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from p2p import gate
-from p2p.files import write_file
+from p2p.files import new_file, write_file
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -25,6 +27,8 @@ _MAX_FILES = 100_000
 _MAX_FILE_BYTES = 1 << 50
 _BLOCK_BYTES = 1 << 20
 _MAX_THREADS = min(16, os.cpu_count() or 1)
+_MAX_WAITING_BYTES = 256 << 20  # written, but not yet hashed
+_MAX_WAITING = 64
 
 
 @dataclass(frozen=True)
@@ -81,12 +85,56 @@ def _record(entry: object, where: str) -> FileRecord:
 
 def describe(path: Path) -> FileRecord:
     """Length and SHA-256 of a file on the disk."""
-    digest, num_bytes = hashlib.sha256(), 0
     with gate.open_regular(path) as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-            num_bytes += len(block)
+        return describe_open(file)
+
+
+def describe_open(file: BinaryIO) -> FileRecord:
+    """As `describe`, of a file that is open and stands at its beginning."""
+    digest, num_bytes = hashlib.sha256(), 0
+    while block := file.read(_BLOCK_BYTES):
+        digest.update(block)
+        num_bytes += len(block)
     return FileRecord(num_bytes, digest.hexdigest())
+
+
+class HashedFile:
+    """What is written to a file passes here, and a thread hashes it while the disk takes it.
+
+    The pieces must not change before the block of `new_hashed_file` has ended.
+    """
+
+    def __init__(self, file: BinaryIO, background: ThreadPoolExecutor) -> None:
+        self._file = file
+        self._background = background
+        self._digest = hashlib.sha256()
+        self._num_bytes = 0
+        self._waiting: deque[tuple[Future[None], int]] = deque()
+
+    def write(self, piece: bytes | memoryview) -> None:
+        size = memoryview(piece).nbytes
+        self._waiting.append((self._background.submit(self._digest.update, piece), size))
+        self._file.write(piece)
+        self._num_bytes += size
+        while sum(size for _, size in self._waiting) > _MAX_WAITING_BYTES or len(self._waiting) > _MAX_WAITING:
+            self._waiting.popleft()[0].result()
+
+    def record(self) -> FileRecord:
+        """Length and SHA-256 of all that was written; to be asked when the block has ended."""
+        for future, _ in self._waiting:
+            future.result()
+        return FileRecord(self._num_bytes, self._digest.hexdigest())
+
+
+@contextlib.contextmanager
+def new_hashed_file(path: Path) -> Iterator[HashedFile]:
+    """As p2p.files.new_file, for a file that a manifest will name.
+
+    Raises:
+        OSError: when it cannot be written.
+    """
+    with ThreadPoolExecutor(1) as background, new_file(path) as file:
+        yield HashedFile(file, background)
 
 
 def write_manifest(folder: Path, kind: str, names: Iterable[str], facts: Mapping[str, Any]) -> Manifest:
@@ -113,17 +161,31 @@ def verify(folder: Path, manifest: Manifest) -> None:
         Refused: naming the first file that is missing, no regular file, of another length or of another hash.
     """
     with ThreadPoolExecutor(_MAX_THREADS) as pool:  # hashing a block leaves the interpreter to the others
-        for _ in pool.map(lambda each: _compare(folder / each[0], each[1]), sorted(manifest.files.items())):
+        for _ in pool.map(lambda name: _verify_file(folder / name, manifest), sorted(manifest.files)):
             pass
 
 
-def _compare(path: Path, expected: FileRecord) -> None:
+def _verify_file(path: Path, manifest: Manifest) -> None:
     try:
         num_bytes = path.stat().st_size
-        found = describe(path) if num_bytes == expected.num_bytes else FileRecord(num_bytes, "")
+        found = describe(path) if num_bytes == manifest.files[path.name].num_bytes else FileRecord(num_bytes, "")
     except OSError as error:
         raise gate.Refused(f"{path}: {error.strerror}, but {MANIFEST} names it") from error
+    compare(path, found, manifest)
+
+
+def compare(path: Path, found: FileRecord, manifest: Manifest) -> None:
+    """Compare a file with what the manifest beside it says.
+
+    Raises:
+        Refused: when the manifest does not name it, or says another length or hash.
+    """
+    expected = manifest.files.get(path.name)
+    if expected is None:
+        raise gate.Refused(f"{path}: {MANIFEST} does not name it")
     if found.num_bytes != expected.num_bytes:
         raise gate.Refused(f"{path}: {found.num_bytes} bytes, {MANIFEST} says {expected.num_bytes}")
     if found.sha256 != expected.sha256:
-        raise gate.Refused(f"{path}: its SHA-256 is not the one in {MANIFEST}; the file is damaged")
+        raise gate.Refused(
+            f"{path}: its SHA-256 is not the one in {MANIFEST}; the file is damaged, or just being replaced"
+        )

@@ -10,17 +10,22 @@ from torch import Tensor, nn
 
 from p2p.model.image import fold_batch_norm
 from p2p.model.policy import Policy
+from p2p.model.weights import require_finite
 
 
 def for_inference(policy: Policy, dtype: torch.dtype | None = None) -> Policy:
     """Prepare a policy in place: fold BatchNorm (in the weights' own type), then cast to `dtype`.
 
     Without `dtype`: bfloat16 on a GPU, on a CPU whichever of float32 and bfloat16 is faster.
+
+    Raises:
+        ValueError: when folding makes numbers that are not finite (a variance below 0).
     """
     device = policy.out_token.device
     encoder = getattr(policy.image_tokenizer, "encoder", None)
     if isinstance(encoder, nn.Module):
         policy.image_tokenizer.encoder = fold_batch_norm(encoder)
+        require_finite(policy.image_tokenizer.encoder.state_dict(), "the image encoder, its BatchNorms folded in")
         policy.image_tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if dtype is None:
         dtype = torch.bfloat16 if device.type == "cuda" else fastest_cpu_dtype(policy.config.dim)

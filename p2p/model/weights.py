@@ -1,37 +1,38 @@
-"""Policy folders: `model.safetensors` + `config.yaml`, written atomically, read without copies.
+"""Policy folders: `model.safetensors`, `config.yaml` and a manifest of both, verified before anything is loaded.
 
-This file and those of the original's layout (`original*.py`) are the only ones of the model that touch the disk.
+A folder appears whole. In one that exists the three files are replaced, the manifest first, so that a reader meets a
+set that belongs together or an error that says it does not.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
+import io
+import logging
 import os
 import shutil
-import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
-from p2p.config import PolicyConfig, load_policy_config, save_policy_config
+from p2p import gate
+from p2p.config import PolicyConfig, from_dict, save_policy_config, yaml_mapping
+from p2p.files import new_folder, sync, temporary_path, write_file
+from p2p.manifest import MANIFEST, Manifest, compare, describe, describe_open, read_manifest
 from p2p.model.policy import Policy
+from p2p.model.tensor_file import read_safetensors, write_safetensors
+from p2p.plain_yaml import MAX_BYTES as MAX_YAML_BYTES
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.yaml"
 
-_SAFETENSORS_TYPES = {
-    torch.float32: "F32",
-    torch.bfloat16: "BF16",
-    torch.float16: "F16",
-    torch.int64: "I64",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
+KIND = "policy"
+_MAX_PROBLEMS = 12  # that an error lists
+_MAX_COMPARED = 1000  # names, in search of the nearest
+
+log = logging.getLogger(__name__)
 
 
 def save_policy(policy: Policy, folder: str | Path) -> Path:
@@ -42,126 +43,145 @@ def save_policy(policy: Policy, folder: str | Path) -> Path:
 def write_policy_folder(config: PolicyConfig, tensors: Mapping[str, Tensor], folder: str | Path) -> Path:
     """As `save_policy`, from named tensors (the names of `Policy.state_dict()`), kept in their types."""
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.is_file():
         raise ValueError(f"{folder} is a file; a policy folder was to be written there. Choose another name")
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    if not folder.exists():
+        with new_folder(folder) as scratch:
+            _write_files(config, tensors, scratch)
+        return folder
+    scratch = temporary_path(folder / KIND)  # within the folder: what is beside it may be another file system
     try:
-        os.chmod(scratch, 0o755)
-        write_safetensors(tensors, scratch / WEIGHTS_NAME)
-        save_policy_config(config, scratch / CONFIG_NAME)
-        if folder.exists():  # the folder stays, its two files are replaced
-            for name in (WEIGHTS_NAME, CONFIG_NAME):
-                os.replace(scratch / name, folder / name)
-        else:
-            os.rename(scratch, folder)
+        scratch.mkdir()
+        _write_files(config, tensors, scratch)
+        for name in (MANIFEST, WEIGHTS_NAME, CONFIG_NAME):  # the folder stays, with what else is in it
+            os.replace(scratch / name, folder / name)
+        sync(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folder
+
+
+def _write_files(config: PolicyConfig, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    save_policy_config(config, folder / CONFIG_NAME)
+    sync(folder / CONFIG_NAME)
+    records = {
+        CONFIG_NAME: describe(folder / CONFIG_NAME),
+        WEIGHTS_NAME: write_safetensors(tensors, folder / WEIGHTS_NAME),
+    }
+    write_file(folder / MANIFEST, Manifest(KIND, records).encode())
 
 
 def load_policy(folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Policy:
     """Load a policy folder, in evaluation mode.
 
     Args:
-        folder: holds model.safetensors and config.yaml.
+        folder: holds model.safetensors and config.yaml, and their manifest.json unless they are older or were copied
+            without it.
         device: where the weights go. On the CPU they stay mapped from the file where types agree.
         dtype: of the floating-point weights; default float32.
 
     Raises:
-        ValueError: a file is missing, or the weights do not fit the configuration.
+        ValueError: a file is missing or not the one that the manifest names, or the weights do not fit the
+            configuration or are not finite.
     """
-    from safetensors import SafetensorError, safe_open
-
     folder = Path(folder)
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if not (folder / name).is_file():
             raise ValueError(
                 f"{folder} is no policy folder: {name} is missing. Make one with `p2p export` or `p2p import`"
             )
-    config = load_policy_config(folder / CONFIG_NAME)
+    manifest = _manifest(folder)
+    config_path, weights_path = folder / CONFIG_NAME, folder / WEIGHTS_NAME
+    content = gate.read_regular(config_path, MAX_YAML_BYTES)
+    with gate.open_regular(weights_path) as file:
+        if manifest is not None:
+            compare(config_path, describe_open(io.BytesIO(content)), manifest)
+            compare(weights_path, describe_open(file), manifest)
+        config = from_dict(PolicyConfig, yaml_mapping(content, str(config_path)), str(config_path))
+        tensors = read_safetensors(file, str(weights_path), str(device))
+    return build_policy(config, tensors, where=str(weights_path), dtype=dtype).to(device)
+
+
+def _manifest(folder: Path) -> Manifest | None:
     try:
-        with safe_open(str(folder / WEIGHTS_NAME), "pt", device=str(device)) as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
-    except SafetensorError as error:
-        raise ValueError(f"{folder / WEIGHTS_NAME}: not a readable safetensors file: {error}") from error
-    return build_policy(config, tensors, where=str(folder / WEIGHTS_NAME), dtype=dtype).to(device)
+        return read_manifest(folder, KIND)
+    except FileNotFoundError:
+        log.info("%s has no %s (an older p2p wrote it, or it was copied without): not verified", folder, MANIFEST)
+        return None
 
 
 def build_policy(
     config: PolicyConfig, tensors: Mapping[str, Tensor], where: str, dtype: torch.dtype | None = None
 ) -> Policy:
-    """A policy in evaluation mode around the given tensors (not copied where types agree)."""
+    """A policy in evaluation mode around the given tensors (not copied where types agree).
+
+    Raises:
+        ValueError: when they do not fit the configuration, or are not finite.
+    """
     with torch.device("meta"):
         policy = Policy(config)
     check_tensors(policy.state_dict(), tensors, where)
     dtype = dtype or torch.float32
     cast = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
+    require_finite(cast, where)
     policy.load_state_dict(cast, assign=True)
     return policy.eval()
 
 
+def require_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    """One pass over all numbers: a sum is finite only where every term is (where it overflows, they are looked at).
+
+    Raises:
+        ValueError: naming the first tensor with a NaN or an infinity, and how many it has.
+    """
+    suspects = {name: t for name, t in tensors.items() if t.is_floating_point() and t.numel()}
+    sums = [t.sum(dtype=torch.float32) for t in suspects.values()]
+    if not sums or bool(torch.stack(sums).isfinite().all()):
+        return
+    counts = {name: int(t.numel() - t.isfinite().sum()) for name, t in suspects.items()}
+    bad = [name for name, count in counts.items() if count]
+    if bad:
+        raise ValueError(
+            f"{where}: {counts[bad[0]]:,} of {suspects[bad[0]].numel():,} numbers of {bad[0]} are not finite "
+            f"(NaN or infinite), and so in {len(bad) - 1} more of {len(tensors)} tensors; the policy cannot be used"
+        )
+
+
 def check_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], where: str) -> None:
-    """Compare names and shapes.
+    """Compare names, shapes and types: where the policy has floating-point numbers, any such type will do.
 
     Raises:
         ValueError: lists missing and unexpected names, each with the nearest of the other side, and
-            shapes that differ.
+            shapes and types that differ.
     """
     missing = [name for name in expected if name not in given]
     unexpected = [name for name in given if name not in expected]
     problems = describe_names("missing", missing, unexpected) + describe_names("unexpected", unexpected, missing)
+    num_problems = len(missing) + len(unexpected)
     for name, tensor in expected.items():
-        if name in given and given[name].shape != tensor.shape:
-            problems.append(
-                f"{name} has shape {list(given[name].shape)}, the configuration makes it {list(tensor.shape)}"
-            )
+        found = given.get(name, tensor)
+        if found.shape != tensor.shape:
+            problem = f"has shape {list(found.shape)}, the configuration makes it {list(tensor.shape)}"
+        elif tensor.is_floating_point() != found.is_floating_point() or not (
+            tensor.is_floating_point() or tensor.dtype == found.dtype
+        ):
+            problem = f"has type {found.dtype}, the configuration makes it {tensor.dtype}"
+        else:
+            continue
+        num_problems += 1
+        problems.append(f"{name} {problem}")
     if problems:
-        shown = problems[:12] + ([f"... and {len(problems) - 12} more"] if len(problems) > 12 else [])
-        raise ValueError(f"{where}: the weights do not fit the configuration:\n  " + "\n  ".join(shown))
+        lines = problems[:_MAX_PROBLEMS]
+        if num_problems > len(lines):
+            lines.append(f"... and {num_problems - len(lines)} more")
+        raise ValueError(f"{where}: the weights do not fit the configuration:\n  " + "\n  ".join(lines))
 
 
-def describe_names(what: str, names: Iterable[str], others: list[str]) -> list[str]:
-    """One line a name, with the nearest name of the other side."""
+def describe_names(what: str, names: Sequence[str], others: Sequence[str]) -> list[str]:
+    """One line a name, with the nearest name of the other side; as many as an error lists."""
     lines = []
-    for name in names:
-        close = difflib.get_close_matches(name, others, n=1, cutoff=0.6)
-        lines.append(f"{what}: {name}" + (f" (nearest: {close[0]})" if close else ""))
+    for name in names[:_MAX_PROBLEMS]:
+        close = difflib.get_close_matches(name, others[:_MAX_COMPARED], n=1, cutoff=0.6)
+        nearest = f" (nearest: {gate.shown(close[0], quote=False)})" if close else ""
+        lines.append(f"{what}: {gate.shown(name, quote=False)}{nearest}")
     return lines
-
-
-# ------------------------------------------------------------------ safetensors, one tensor at a time
-
-
-def write_safetensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write the safetensors format without holding more than one converted tensor in memory.
-
-    The library's own writer first makes bytes of all tensors, that is a second copy of the weights.
-    """
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name, tensor in tensors.items():
-        if tensor.dtype not in _SAFETENSORS_TYPES:
-            raise ValueError(f"{name} has type {tensor.dtype}, which {path} cannot hold")
-        size = tensor.numel() * tensor.element_size()
-        header[name] = {
-            "dtype": _SAFETENSORS_TYPES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, offset + size],
-        }
-        offset += size
-    encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)
-    with open(path, "wb") as file:
-        file.write(len(encoded).to_bytes(8, "little"))
-        file.write(encoded)
-        for tensor in tensors.values():
-            _write_tensor(tensor, file)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _write_tensor(tensor: Tensor, file: BinaryIO) -> None:
-    flat = tensor.detach().cpu().contiguous().flatten()
-    if flat.numel():
-        file.write(flat.view(torch.uint8).numpy().data)

@@ -113,6 +113,7 @@ def test_a_pipe_or_a_folder_instead_of_a_configuration_is_refused_at_once(tmp_pa
         {"num_timesteps": 2000, "num_layers": 20, "attention_history": tuple(range(1980, 2000))},
         {"dim": 8192, "num_layers": 100, "num_timesteps": 1000, "attention_history": 1000},
         {"frame_height": 2048, "frame_width": 2048},
+        {"frame_height": 2048, "frame_width": 2048, "num_image_tokens": 64, "num_timesteps": 2, "attention_history": 2},
     ],
 )
 def test_a_configuration_beyond_all_measure_is_refused(changes: dict[str, Any]) -> None:

@@ -56,7 +56,19 @@ def test_only_a_whole_number_in_range_passes(value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"{", b"\xff", b"[NaN]", b"[-Infinity]", b"[" * 200_000, b"1" * 5000, '"\ud800', b"x" * 101]
+    "data",
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b"[NaN]",
+        b"[-Infinity]",
+        b"[" * 200_000,
+        b"1" * 5000,
+        '"\ud800',
+        b"x" * 101,
+        b'{"a": 1, "a": 1}',
+    ],
 )
 def test_what_is_not_json_is_refused(data: bytes | str) -> None:
     with pytest.raises(gate.Refused, match="file"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from p2p.gate import Refused
-from p2p.manifest import MANIFEST, decode_manifest, read_manifest, verify, write_manifest
+from p2p.manifest import MANIFEST, decode_manifest, describe, new_hashed_file, read_manifest, verify, write_manifest
 
 
 @pytest.fixture
@@ -51,3 +51,23 @@ def test_a_lie_in_the_manifest_is_refused(folder: Path, change: dict[str, object
     content = json.loads((folder / MANIFEST).read_bytes()) | change
     with pytest.raises(Refused, match="somewhere"):
         decode_manifest(json.dumps(content).encode(), "checkpoint", "somewhere")
+
+
+def test_a_file_that_is_hashed_while_it_is_written_is_what_the_disk_has(tmp_path: Path) -> None:
+    with new_hashed_file(tmp_path / "a") as file:
+        for piece in (b"one", memoryview(bytes(3 << 20)), b"", memoryview(b"two")):
+            file.write(piece)
+    record = file.record()
+    assert record == describe(tmp_path / "a")
+    assert record.num_bytes == (3 << 20) + 6
+
+
+def test_a_file_whose_writing_fails_leaves_nothing(tmp_path: Path) -> None:
+    def fail() -> None:
+        with new_hashed_file(tmp_path / "a") as file:
+            file.write(b"half")
+            raise ValueError("enough")
+
+    with pytest.raises(ValueError, match="enough"):
+        fail()
+    assert list(tmp_path.iterdir()) == []

@@ -68,7 +68,11 @@ def test_saving_again_replaces_the_weights(tmp_path: Path) -> None:
     save_policy(second, tmp_path / "policy")
     assert load_policy(tmp_path / "policy").config.num_layers == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ["policy"]
-    assert sorted(p.name for p in (tmp_path / "policy").iterdir()) == ["config.yaml", "model.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "policy").iterdir()) == [
+        "config.yaml",
+        "manifest.json",
+        "model.safetensors",
+    ]
 
 
 def test_a_failed_save_leaves_nothing(tmp_path: Path) -> None:
@@ -160,6 +164,7 @@ def test_pickled_code_is_never_run(original: Path, tmp_path: Path) -> None:
 )
 def test_a_broken_policy_folder_is_refused(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
     folder = save_policy(Policy(TINY), tmp_path / "policy")
+    (folder / "manifest.json").unlink()
     (folder / name).unlink()
     if content is not None:
         (folder / name).write_bytes(content)
