@@ -13,10 +13,10 @@ import reprlib
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MAX_NAME_BYTES = 255  # of a path's component, on every file system that matters
 MAX_JSON_BYTES = 1 << 30
@@ -127,6 +127,8 @@ def finite(values: NDArray[Any], where: str) -> NDArray[Any]:
     Raises:
         Refused: naming how many are not.
     """
+    import numpy as np  # only here: a command that is asked for its help loads none
+
     if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
         num_bad = int(np.count_nonzero(~np.isfinite(values)))
         raise Refused(f"{where}: {num_bad} of {values.size} numbers are not finite (NaN or infinite)")
