@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from p2p.console import say
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+PROGRESS_S = 10.0
 POLICY_COLUMN, FREE_COLUMN = "policy", "policy, free-running"
 NOTES = (
     "policy: teacher-forced, that is, with the recorded past; perplexity and calibration also with the recorded slots "
@@ -42,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--free-chunks", type=int, default=64, help="chunks for the free run (default 64; 0: none)")
     parser.add_argument("--causality-repeats", type=int, default=3, help="repeats of the causality score (0: none)")
     parser.add_argument("--batch-size", type=int, help="chunks at a time (default: about 400 frames)")
+    parser.add_argument("--z-weight", type=float, default=1e-4, help="of loss.z_weight in its recipe (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default=None, help="cpu or cuda (default: cuda when there is one)")
 
@@ -49,6 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.batch_size is not None and args.batch_size < 1:
         raise ValueError(f"--batch-size is {args.batch_size}; write 1 or more")
+    if not 0 <= args.z_weight < math.inf:
+        raise ValueError(f"--z-weight is {args.z_weight}; write the recipe's loss.z_weight, 0 or more")
     from p2p.evaluate.policies import open_policy
     from p2p.evaluate.report import table_rows, text_table, write_report
     from p2p.evaluate.stream import open_stream
@@ -74,19 +80,19 @@ def evaluate(policy: Policy, stream: Stream, name: str, args: argparse.Namespace
     from p2p.evaluate.scoring import collect, policy_tallies
 
     space = policy.config.action_space
-    logger.info("teacher-forced over %d chunks", min(len(stream.chunks), args.chunks or len(stream.chunks)))
-    recordings = collect(policy, stream.batches(args.batch_size, args.chunks))
+    recordings = collect(policy, _counted(stream, args.batch_size, args.chunks, "teacher-forced"))
     tallies = {POLICY_COLUMN: policy_tallies(recordings, space)}
     if args.free_chunks:
-        logger.info("free-running over %d chunks", min(len(stream.chunks), args.free_chunks))
-        batches = stream.batches(args.batch_size, args.free_chunks)
+        batches = _counted(stream, args.batch_size, args.free_chunks, "free-running")
         free = free_running_tallies(policy, batches, policy.config.sampling, args.seed)
         tallies[FREE_COLUMN] = list(free.values())
     tallies |= baseline_tallies(recordings, space)
     columns = {
-        column: metrics.bootstrap(each, lambda tally: metrics.summarise(tally, space))
+        column: metrics.bootstrap(each, lambda tally: metrics.summarise(tally, space, args.z_weight))
         for column, each in tallies.items()
     }
+    if args.causality_repeats:
+        logger.info("causality score, %d times", args.causality_repeats)
     causality, notes = _causality(policy, stream, args)
     summed = metrics.add_tallies(tallies[POLICY_COLUMN])
     repeated = metrics.add_tallies(tallies["repeat previous"])
@@ -99,8 +105,35 @@ def evaluate(policy: Policy, stream: Stream, name: str, args: argparse.Namespace
         keys=key_rows(summed, repeated),
         reliability=reliability(summed),
         causality=causality,
-        notes=(*NOTES, *notes),
+        used=used_heads(summed),
+        notes=(
+            *NOTES,
+            f"Loss and perplexity over all heads take the z-loss with a weight of {args.z_weight:g} (--z-weight): a "
+            "policy folder does not tell its recipe's.",
+            *notes,
+        ),
     )
+
+
+def _counted(stream: Stream, batch_size: int | None, num_chunks: int | None, what: str) -> Iterator[dict[str, Any]]:
+    """The batches of a stream; how many chunks are done is logged now and then."""
+    total, done, said = min(len(stream.chunks), num_chunks or len(stream.chunks)), 0, time.monotonic()
+    logger.info("%s over %d chunks", what, total)
+    for batch in stream.batches(batch_size, num_chunks):
+        yield batch
+        done += len(batch["recording"])
+        if time.monotonic() - said >= PROGRESS_S and done < total:
+            said = time.monotonic()
+            logger.info("%s: %d of %d chunks", what, done, total)
+
+
+def used_heads(tally: Tally) -> tuple[str, ...]:
+    """The heads that the recordings use at all: a key or button held, a motion along an axis."""
+    from p2p.actions import HEADS
+
+    held = [(tally[f"{kind}_tp"] + tally[f"{kind}_fn"]).sum() for kind in ("key", "button")]
+    counts = (*held, *tally["mouse_moves"])
+    return tuple(head for head, count in zip(HEADS, counts, strict=True) if count > 0)
 
 
 def _causality(

@@ -23,6 +23,15 @@ def new_figure_row(width_in: float, height_in: float, num_axes: int) -> tuple[An
     return figure, [figure.add_subplot(1, num_axes, i + 1) for i in range(num_axes)]
 
 
+def plain_log_scale(axes: Any) -> None:
+    """A logarithmic y axis whose ticks are written as 1.12, also where it spans less than a decade."""
+    from matplotlib.ticker import LogFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(LogFormatter())
+    axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
+
+
 def save_figure(figure: Any, path: Path, dots_per_inch: int = 110) -> None:
     """Write the PNG; it appears under its name only when complete."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -81,15 +81,15 @@ def _logsumexp(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(largest + np.log(np.exp(values - largest[..., None]).sum(axis=-1)))
 
 
-def perplexities(tally: Tally, space: ActionSpace) -> Tally:
-    """exp(CE) per head, and in total exp(sum_h CE_h / ln V_h + 1e-4 sum_h Z_h).
+def perplexities(tally: Tally, space: ActionSpace, z_weight: float = Z_LOSS_WEIGHT) -> Tally:
+    """exp(CE) per head, and in total exp(sum_h CE_h / ln V_h + z_weight sum_h Z_h).
 
     Z_h is the mean over all elements of the head, masked ones included, of logsumexp^2 * unmasked.
     """
     num_choices = np.array([head_choices(space, head) for head in HEADS], dtype=np.float64)
     cross_entropy = _ratio(tally["ce_sum"], tally["ce_count"])
     z_loss = _ratio(tally["z_sum"], tally["z_count"])
-    total = (cross_entropy / np.log(num_choices)).sum(-1) + Z_LOSS_WEIGHT * z_loss.sum(-1)
+    total = (cross_entropy / np.log(num_choices)).sum(-1) + z_weight * z_loss.sum(-1)
     result = {"loss": total, "perplexity": np.exp(total)}
     for index, head in enumerate(HEADS):
         result[f"perplexity/{head}"] = np.exp(cross_entropy[..., index])
@@ -297,11 +297,11 @@ def recording_tally(
     return tally
 
 
-def summarise(tally: Tally, space: ActionSpace) -> Tally:
+def summarise(tally: Tally, space: ActionSpace, z_weight: float = Z_LOSS_WEIGHT) -> Tally:
     """Every metric of a tally: name -> value (arrays when the tally has leading dimensions); NaN: undefined."""
     result: Tally = {}
     if "ce_sum" in tally:
-        result.update(perplexities(tally, space))
+        result.update(perplexities(tally, space, z_weight))
     if "bin_count" in tally:
         result.update(calibration_errors(tally, space))
     for prefix in ("key", "button"):
@@ -331,6 +331,9 @@ def bootstrap(
 ) -> dict[str, Estimate]:
     """Each metric of the summed tallies, with the 2.5 and 97.5 percentiles over redrawn sets of recordings.
 
+    A calibration error is a sum of absolute gaps, and redrawing widens every gap: its percentiles lie too high, often
+    above the estimate itself. There the interval is moved by as much as the redrawn median lies off the estimate.
+
     Args:
         tallies: one per recording (recordings are drawn whole, since steps within one depend on each other).
         metrics: maps a tally, also one with a leading dimension, to named values, for instance `summarise`.
@@ -345,12 +348,14 @@ def bootstrap(
         stacked = np.stack([tally[name] for tally in tallies])
         drawn[name] = np.tensordot(counts.astype(np.float64), stacked, axes=1)
     samples = metrics(drawn)
-    return {name: _estimate(float(value), samples[name]) for name, value in values.items()}
+    return {name: _estimate(float(value), samples[name], name.startswith("ece/")) for name, value in values.items()}
 
 
-def _estimate(value: float, samples: NDArray[np.float64]) -> Estimate:
+def _estimate(value: float, samples: NDArray[np.float64], is_absolute_gap: bool) -> Estimate:
     defined = samples[np.isfinite(samples)]
     if len(defined) == 0 or not math.isfinite(value):
         return Estimate(value)
-    low, high = np.percentile(defined, [2.5, 97.5])
+    low, median, high = np.percentile(defined, [2.5, 50, 97.5])
+    if is_absolute_gap:
+        low, high = max(0.0, low + value - median), high + value - median
     return Estimate(value, float(low), float(high))

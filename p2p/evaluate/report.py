@@ -11,14 +11,15 @@ import html
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from p2p.actions import HEADS
 from p2p.evaluate.metrics import Estimate
 
-# metric, its name in tables, what is better
+# metric, its name in tables, what is better; "/HEAD" or the first word is the head that it is about
 ROWS = (
     ("perplexity", "perplexity", "lower"),
     ("perplexity/keys", "perplexity, keys", "lower"),
@@ -64,7 +65,10 @@ class Reliability:
 
 @dataclass(frozen=True)
 class Report:
-    """columns: predictor -> metric -> estimate; the policy's come first. notes: sentences for the reader."""
+    """columns: predictor -> metric -> estimate; the policy's come first. notes: sentences for the reader.
+
+    used: the heads that the recordings use at all; rows and curves of the others are left out.
+    """
 
     policy: str
     data: str
@@ -74,6 +78,7 @@ class Report:
     keys: Sequence[KeyRow]
     reliability: Mapping[str, Reliability]
     causality: Mapping[str, float] | None = None
+    used: Sequence[str] = HEADS
     notes: Sequence[str] = field(default_factory=tuple)
 
 
@@ -91,14 +96,72 @@ def cell(estimate: Estimate | None) -> str:
     return f"{number(estimate.value)} ({number(estimate.low)}-{number(estimate.high)})"
 
 
+_HEAD_OF = {"key": "keys", "button": "buttons", "mouse_x": "mouse_x", "mouse_y": "mouse_y"}
+BASELINE = "repeat previous"
+
+
+def _is_shown(metric: str, report: Report) -> bool:
+    """Whether any predictor has the metric, and the recordings use the head that it is about."""
+    first, _, last = metric.partition("/")
+    head = last if last in HEADS else _HEAD_OF.get(first if first in _HEAD_OF else first.partition("_")[0])
+    has_values = any(cell(column.get(metric)) != "-" for column in report.columns.values())
+    return has_values and (head is None or head in report.used)
+
+
 def table_rows(report: Report) -> list[list[str]]:
-    """The header and one row per metric that any predictor has."""
+    """The header and one row per metric that any predictor has, of the heads that are used."""
     rows = [["metric", *report.columns]]
     for metric, name, _better in ROWS:
-        cells = [cell(column.get(metric)) for column in report.columns.values()]
-        if any(c != "-" for c in cells):
-            rows.append([name, *cells])
+        if _is_shown(metric, report):
+            rows.append([name, *(cell(column.get(metric)) for column in report.columns.values())])
     return rows
+
+
+def best_cells(report: Report) -> set[tuple[int, int]]:
+    """(row, column) in `table_rows` of the best value of each row, as it is written; of all where they are equal."""
+    best = set()
+    for row, (metric, _, better) in enumerate([each for each in ROWS if _is_shown(each[0], report)], 1):
+        estimates = [column.get(metric) for column in report.columns.values()]
+        values = [round(e.value, 3) if e is not None and math.isfinite(e.value) else None for e in estimates]
+        defined = [value for value in values if value is not None]
+        wanted = min(defined) if better == "lower" else max(defined)
+        best |= {(row, column) for column, value in enumerate(values, 1) if value == wanted}
+    return best
+
+
+def verdict(report: Report) -> str:
+    """One sentence on the policy beside repeating the previous action; "" without that baseline."""
+    policy, repeated = next(iter(report.columns.values())), report.columns.get(BASELINE)
+    onset = next((f"{kind}_onset_f1" for kind in ("key", "button") if _HEAD_OF[kind] in report.used), None)
+    if repeated is None:
+        return ""
+    said = []
+    for metric, better, what in (("perplexity", "lower", "predicts"), (onset, "higher", "finds new presses")):
+        a, b = (column.get(metric or "") for column in (policy, repeated))
+        if a is not None and b is not None and math.isfinite(a.value):
+            said.append(f"{what} {_compared(a, b, better)} ({_metric_name(metric)} {cell(a)} beside {cell(b)})")
+    intervals = "" if math.isfinite(policy["perplexity"].low) else ", by one recording, that is, without intervals"
+    return f"Beside repeating the previous action, the policy {' and '.join(said)}{intervals}." if said else ""
+
+
+def _metric_name(metric: str | None) -> str:
+    return next(name for each, name, _ in ROWS if each == metric)
+
+
+def _compared(a: Estimate, b: Estimate, better: str) -> str:
+    """Better or worse when the intervals do not meet (or there are none), else about as well."""
+    higher, lower = (b, a) if better == "lower" else (a, b)
+    if _low(higher) > _high(lower):
+        return "better"
+    return "worse" if _high(higher) < _low(lower) else "about as well"
+
+
+def _low(estimate: Estimate) -> float:
+    return estimate.low if math.isfinite(estimate.low) else estimate.value
+
+
+def _high(estimate: Estimate) -> float:
+    return estimate.high if math.isfinite(estimate.high) else estimate.value
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> str:
@@ -162,7 +225,8 @@ def draw(report: Report, path: Path) -> None:
     left.set_ylim(0, 1)
     left.legend(fontsize="x-small", ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     right.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
-    for head, curve in report.reliability.items():
+    for head in report.used:
+        curve = report.reliability[head]
         right.plot(curve.confidence, curve.accuracy, marker="o", markersize=3, label=head)
     right.set_xlabel("confidence")
     right.set_ylabel("share right")
@@ -175,14 +239,18 @@ def draw(report: Report, path: Path) -> None:
 
 _STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#222}
 table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #ddd}
-td:first-child,th:first-child{text-align:left}th{background:#f4f4f4}tbody td:nth-child(2){font-weight:600}
+td:first-child,th:first-child{text-align:left}th{background:#f4f4f4}tbody td.best{font-weight:700}
 img{max-width:100%}.note{color:#666}"""
 
 
-def html_table(rows: Sequence[Sequence[str]]) -> str:
-    """The first row as header."""
+def html_table(rows: Sequence[Sequence[str]], best: Collection[tuple[int, int]] = ()) -> str:
+    """The first row as header; the cells (row, column) of `best` stand out."""
     head = "".join(f"<th>{html.escape(value)}</th>" for value in rows[0])
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(value)}</td>" for value in row) + "</tr>" for row in rows[1:])
+    body = ""
+    for i, row in enumerate(rows[1:], 1):
+        marks = [' class="best"' if (i, j) in best else "" for j in range(len(row))]
+        cells = [f"<td{mark}>{html.escape(value)}</td>" for mark, value in zip(marks, row, strict=True)]
+        body += f"<tr>{''.join(cells)}</tr>"
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
@@ -195,13 +263,20 @@ def key_table(report: Report) -> list[list[str]]:
     ]
 
 
+def _left_out(report: Report) -> str:
+    unused = [head.replace("_", " ") for head in HEADS if head not in report.used]
+    return f" The recordings never use {', '.join(unused)}: left out." if unused else ""
+
+
 def page(report: Report, picture: bytes) -> str:
     """A self-contained HTML page."""
     parts = [
         f"<h1>Evaluation of {html.escape(report.policy)}</h1>",
+        f"<p><strong>{html.escape(verdict(report))}</strong></p>",
         f"<p>{html.escape(report.data)}: {report.num_recordings} recordings, {report.num_steps:,} steps of a person. "
-        "In brackets: 95 % intervals by bootstrap over recordings. Dash: undefined.</p>",
-        html_table(table_rows(report)),
+        "In brackets: 95 % intervals by bootstrap over recordings. Dash: undefined. "
+        f"Bold: the best of a row.{html.escape(_left_out(report))}</p>",
+        html_table(table_rows(report), best_cells(report)),
     ]
     parts += [f'<p class="note">{html.escape(note)}</p>' for note in report.notes]
     image = base64.b64encode(picture).decode()

@@ -245,7 +245,7 @@ def draw_curve(rows: list[dict[str, Any]], path: Path) -> None:
 
     A checkpoint without a step is a dotted line, repeating the previous action a dashed one.
     """
-    from p2p.evaluate.figures import new_figure, save_figure
+    from p2p.evaluate.figures import new_figure, plain_log_scale, save_figure
 
     figure, axes = new_figure(8.0, 3.6)
     for number, data in enumerate(dict.fromkeys(row["data"] for row in rows)):
@@ -265,7 +265,7 @@ def draw_curve(rows: list[dict[str, Any]], path: Path) -> None:
         axes.axhline(baseline, color=f"C{number}", linestyle="--", linewidth=0.9, label=f"{BASELINE}, {data}")
     axes.set_xlabel("updates")
     axes.set_ylabel("perplexity")
-    axes.set_yscale("log")
+    plain_log_scale(axes)
     axes.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1))
     save_figure(figure, path)
 
