@@ -11,13 +11,12 @@ import argparse
 import difflib
 import importlib
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
-from p2p.console import USER_ERROR, fail, log_to_stderr, say
+from p2p.console import USER_ERROR, fail, log_to_stderr, reader_is_gone, say
 
 INTERRUPTED = 130
 
@@ -126,8 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return fail(message)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return reader_is_gone()
     except (ValueError, OSError) as error:
         return fail(error)
     except KeyboardInterrupt:

@@ -7,6 +7,7 @@ games and files, keys and values in error texts are a stranger's, so control cha
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 from p2p import gate
@@ -32,6 +33,12 @@ def fail(error: object) -> int:
     return USER_ERROR
 
 
+def reader_is_gone() -> int:
+    """After a BrokenPipeError: nothing more is written to standard output, also not at the end; returns 0."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
 def plain_lines(text: object) -> str:
     """The text, its line breaks kept, with everything else spelt out that a terminal would obey."""
     return "\n".join(gate.printable_lines(str(text).split("\n")))
@@ -49,3 +56,4 @@ def log_to_stderr(level: int, line: str = "%(message)s", date: str | None = None
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PlainFormatter(line, date))
     logging.basicConfig(level=level, handlers=[handler])
+    logging.getLogger("botocore").setLevel(max(level, logging.WARNING))  # it tells where it found credentials

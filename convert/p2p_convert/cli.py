@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from p2p import __version__
-from p2p.console import fail, log_to_stderr, note, say
+from p2p.console import fail, log_to_stderr, note, reader_is_gone, say
 from p2p.game_names import load_aliases
 from p2p_convert.plan import Options, Plan, Task
 from p2p_convert.run import Summary, convert
@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 say(line)
             return 0
         return _convert(arguments)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        return reader_is_gone()
     except (ValueError, OSError) as error:
         return fail(error)
     except KeyboardInterrupt:

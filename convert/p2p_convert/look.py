@@ -68,6 +68,9 @@ def _verify(store: Store, decode: bool, against: str | None) -> Iterator[str]:
 
 
 def _inspect(store: Store, sample: int | None) -> Iterator[str]:
+    if sample is not None and sample < 0:
+        raise ValueError(f"--sample is {sample}; samples are numbered from 0")
+    num_before = 0
     for stream in stream_names(store):
         entries, recordings = read_index(store, stream)
         num_samples = sum(entry["samples"] for entry in entries)
@@ -85,13 +88,12 @@ def _inspect(store: Store, sample: int | None) -> Iterator[str]:
                 )
             if len(recordings) > 20:
                 yield f"  ... and {len(recordings) - 20} more"
-        elif sample < num_samples:
-            yield from _dump(store, stream, entries, sample)
+        elif sample < num_before + num_samples:
+            yield from _dump(store, stream, entries, sample - num_before)
             return
-        else:
-            sample -= num_samples
+        num_before += num_samples
     if sample is not None:
-        raise ValueError(f"--sample is {sample} beyond the last sample")
+        raise ValueError(f"--sample is {sample}; {store.address} has {num_before} samples, numbered from 0")
 
 
 def _dump(store: Store, stream: str, entries: Sequence[dict[str, Any]], sample: int) -> Iterator[str]:

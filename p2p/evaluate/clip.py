@@ -6,6 +6,7 @@ A clip comes from a recording (also the one that a server or a game wrote of a s
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,11 +68,13 @@ def open_clip(source: str, start: int, num_frames: int, policy: Policy | None) -
         ValueError: when it is none of them, or the part asked for is empty.
     """
     path, _, chunk = source.rpartition(":")
-    if path and chunk.isdigit() and not Path(source).exists():
-        return _clip_of_stream(Path(path), int(chunk), num_frames, policy)
+    if path and re.fullmatch("[0-9]{1,9}", chunk) and not Path(source).exists():
+        return _clip_of_stream(path, int(chunk), num_frames, policy)
+    if "://" in source:
+        return _clip_of_stream(source, 0, num_frames, policy)
     folder = Path(source)
     if (folder / "index.json").is_file():
-        return _clip_of_stream(folder, 0, num_frames, policy)
+        return _clip_of_stream(source, 0, num_frames, policy)
     tokenizer = TEXT_TOKENIZER if policy is None else policy.config.text_embedder
     return _clip_of_recording(_recording_folder(folder), start, num_frames, tokenizer)
 
@@ -138,16 +141,16 @@ def _texts(
     return texts, embeddings
 
 
-def _clip_of_stream(folder: Path, chunk: int, num_frames: int, policy: Policy | None) -> Clip:
+def _clip_of_stream(place: str, chunk: int, num_frames: int, policy: Policy | None) -> Clip:
     from p2p.config import PolicyConfig
     from p2p.evaluate.stream import open_stream
 
     config = (
         policy.config if policy is not None else PolicyConfig(num_timesteps=min(num_frames, 200), attention_history=0)
     )
-    stream = open_stream(folder, config, size=SHOWN_SIZE)
+    stream = open_stream(place, config, size=SHOWN_SIZE)
     if chunk >= len(stream.chunks):
-        raise ValueError(f"{folder}:{chunk}: the stream has {len(stream.chunks)} chunks, numbered from 0")
+        raise ValueError(f"{place}:{chunk}: the stream has {len(stream.chunks)} chunks, numbered from 0")
     sample = stream.tensors(chunk)
     num = int(sample["valid_mask"].sum())
     space = config.action_space

@@ -40,6 +40,7 @@ class Stream:
     full: Sequence[bool]
     num_timesteps: int
     ids: Sequence[int] = ()
+    scratch: tempfile.TemporaryDirectory[str] | None = None  # of a remote stream's shards; it goes with the stream
     _of_recording: dict[str, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -102,10 +103,11 @@ def open_stream(location: str | Path, config: PolicyConfig, size: tuple[int, int
     Raises:
         ValueError: when there is no stream.
     """
-    text = str(location)
+    text, scratch = str(location), None
     if "://" in text:
         remote: str | None = text
-        local = Path(tempfile.mkdtemp(prefix="p2p-stream-"))
+        scratch = tempfile.TemporaryDirectory(prefix="p2p-stream-", ignore_cleanup_errors=True)
+        local = Path(scratch.name)
     else:
         remote, local = None, Path(text)
         if not (local / INDEX_NAME).is_file():
@@ -135,6 +137,7 @@ def open_stream(location: str | Path, config: PolicyConfig, size: tuple[int, int
         num_timesteps=config.num_timesteps,
         full=[start + config.num_timesteps + 1 <= entry.num_frames for _, start, _, entry in located],
         ids=[index for _, _, index, _ in located],
+        scratch=scratch,
     )
 
 

@@ -301,6 +301,8 @@ def run_episodes(args: argparse.Namespace) -> int:
         raise ValueError("name the policy folder that is to play, or a running server with --socket")
     if args.episodes < 1 or args.workers < 1:
         raise ValueError("--episodes and --workers: expected 1 or more")
+    if args.video is not None and args.video.suffix != ".mp4":
+        raise ValueError(f"--video {args.video}: an MP4 is written there; write a name that ends in .mp4")
     players = [*([POLICY] if with_policy else []), *compare]
     video = str(args.video) if args.video else None
     texts = instructions(args)

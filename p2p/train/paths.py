@@ -27,9 +27,12 @@ def _check_folder(key: str, place: str) -> None:
     if not Path(place).is_dir():
         raise ValueError(f"{key} is {place!r}: no such folder; write {key}=FOLDER, with shards made by p2p-convert")
     if not (Path(place) / INDEX_NAME).is_file():
-        raise ValueError(
-            f"{key} is {place!r}: it has no {INDEX_NAME}, so it holds no shards; make them with p2p-convert"
-        )
+        wished = "val" if key.startswith("data.val") else "train"
+        inside = [path.parent for part in ("*", "*/*") for path in sorted(Path(place).glob(f"{part}/{INDEX_NAME}"))]
+        near = next((folder for folder in inside if wished in folder.relative_to(place).parts), None)
+        near = near or next(iter(inside), None)
+        advice = f"did you mean {near}?" if near else "make them with p2p-convert"
+        raise ValueError(f"{key} is {place!r}: it has no {INDEX_NAME}, so it holds no shards; {advice}")
 
 
 def take_run(recipe: Recipe) -> list[IO[bytes]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,3 +88,25 @@ def test_stats_per_game_as_a_table_and_pictures(out: Path, tmp_path: Path, capsy
 def test_what_is_no_conversion_is_explained(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, str(tmp_path)]) == 2
     assert "expected the OUT of a p2p-convert" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sample", [99, -1])
+def test_a_sample_that_is_not_there_is_answered_by_how_many_there_are(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], sample: int
+) -> None:
+    convert([raw], tmp_path / "out", Options(val_fraction=0.3))
+    assert main(["inspect", str(tmp_path / "out"), "--sample", str(sample)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"--sample is {sample}; " in line
+    assert line.endswith("has 3 samples, numbered from 0" if sample > 0 else "numbered from 0")
+
+
+def test_a_reader_that_has_seen_enough_ends_inspect_in_silence(raw: Path, tmp_path: Path) -> None:
+    convert([raw], tmp_path / "out", Options(val_fraction=0.3))
+    command = [sys.executable, "-m", "p2p_convert.cli", "inspect", str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as it:
+        assert it.stdout is not None
+        assert it.stderr is not None
+        it.stdout.close()
+        assert it.stderr.read() == ""
+        assert it.wait(60) == 0

@@ -1,7 +1,9 @@
 """`p2p view`: the right action beside the right frame, in the page and in the video."""
 
 import json
+import logging
 import re
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from p2p.evaluate.clip import SYSTEM, UNKNOWN, USER, open_clip, with_predictions
 from p2p.evaluate.drawing import PREDICTED_RGB, RECORDED_RGB, draw_frame
 from p2p.model import Policy, load_policy
 from p2p.recording import RecordingWriter, read_frames
+from tests.s3 import S3Server
 
 from .conftest import NUM_FRAMES, tiny_config
 
@@ -137,3 +140,28 @@ def test_mistakes_are_one_line(recordings: Path, stream_folder: Path, capsys: py
     assert main(["view", str(recordings / "a"), "--out", "x.gif"]) == 2
     assert main(["view", str(recordings / "a"), "--start", str(NUM_FRAMES)]) == 2
     assert "no frame from number 95" in capsys.readouterr().err
+
+
+def test_a_stream_in_a_store_is_shown_and_leaves_nothing_behind(
+    stream_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "s3").mkdir()
+    server = S3Server(tmp_path / "s3")
+    try:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        url, client = server.make_bucket("shards"), server.client()
+        for path in sorted(stream_folder.iterdir()):
+            client.upload_file(str(path), "shards", f"out/train/{path.name}")
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+        out = tmp_path / "view.html"
+        assert main(["view", f"{url}/out/train:1", "--frames", "20", "--out", str(out)]) == 0
+        assert main(["view", f"{url}/out/train", "--frames", "20", "--out", str(tmp_path / "first.html")]) == 0
+    finally:
+        server.close()
+    assert page_data(out.read_text())["start"] == 20
+    assert page_data((tmp_path / "first.html").read_text())["start"] == 0
+    assert list((tmp_path / "scratch").glob("p2p-stream-*")) == []
+    assert "Found credentials" not in caplog.text

@@ -200,3 +200,11 @@ def test_a_film_that_is_not_finished_does_not_appear(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         interrupted()
     assert os.listdir(tmp_path) == []
+
+
+def test_a_video_of_another_kind_is_refused_before_anything_is_played(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["play", str(tmp_path), "--game", "doom:basic", "--video", str(tmp_path / "x.gif")]
+    assert main(command) == 2
+    assert "write a name that ends in .mp4" in capsys.readouterr().err
