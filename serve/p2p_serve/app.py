@@ -97,7 +97,7 @@ async def _serve(
     say, picture = QuietLog(log), Picture(options.latency_png)
 
     def session_ended(latency: LatencyLog) -> None:
-        say.info("%s", latency.report(colour=sys.stderr.isatty()))
+        say.info("%s", latency.report())
         picture.draw(latency)
 
     def warm(all_well: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -10,8 +11,13 @@ from p2p.model import Policy
 from p2p_serve.engine import Engine
 
 
-def time_steps(policy: Policy, num_steps: int, seed: int | None = None) -> str:
+def time_steps(
+    policy: Policy, num_steps: int, seed: int | None = None, progress: Callable[[int, int], None] = lambda *_: None
+) -> str:
     """Fill the cache, then time `num_steps` frames of noise; returns a table.
+
+    Args:
+        progress: told after each frame how many there have been, and how many there will be.
 
     Raises:
         ValueError: when `num_steps` is not positive.
@@ -34,6 +40,7 @@ def time_steps(policy: Policy, num_steps: int, seed: int | None = None) -> str:
         if index >= 0:
             parts = (answered - begin, timing.model_s, timing.sampling_s, end - answered)
             times[index] = [*(1000 * part for part in parts), timing.num_passes]
+        progress(num_before + index + 1, num_before + num_steps)
     lines = [f"{'ms':<22}{'p50':>9}{'p95':>9}{'p99':>9}{'max':>9}"]
     names = ("until the answer", "  transformer", "  decoder", "after the answer", "decoder passes")
     for name, column in zip(names, times.T, strict=True):

@@ -6,12 +6,13 @@ import argparse
 import logging
 import math
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from p2p import __version__
-from p2p.console import fail, log_to_stderr, say
+from p2p.console import fail, log_to_stderr, note, say
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from p2p_serve.players import PolicyPlayer
     from p2p_serve.text import TextSource
 
+_PROGRESS_S = 3.0
 DEFAULT_SOCKET = Path("/tmp/uds.recap")
 TOOLS = ("echo", "playback", "loadtest", "bench")
 
@@ -318,8 +320,24 @@ def _run_bench(args: argparse.Namespace) -> int:
     from p2p_serve.bench import time_steps
 
     say(what)
-    say(time_steps(policy, args.steps, args.seed))
+    say(time_steps(policy, args.steps, args.seed, _say_progress()))
     return 0
+
+
+def _say_progress() -> Callable[[int, int], None]:
+    """Notes every few seconds how far a measurement is and how long it will still take."""
+    begin_s = time.monotonic()
+    next_s = begin_s + _PROGRESS_S
+
+    def progress(num_done: int, num_all: int) -> None:
+        nonlocal next_s
+        now = time.monotonic()
+        if now >= next_s:
+            next_s = now + _PROGRESS_S
+            left_s = (now - begin_s) / num_done * (num_all - num_done)
+            note(f"{num_done} of {num_all} frames, {left_s:.0f} s to go")
+
+    return progress
 
 
 _PARSERS = {

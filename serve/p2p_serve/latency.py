@@ -16,7 +16,6 @@ from p2p.files import write_file
 
 STAGES = ("receive", "decode", "queue", "resize", "model", "sampling", "send")
 GREEN_MS, AMBER_MS = 50.0, 60.0
-COLOURS = {"green": "\x1b[32m", "amber": "\x1b[33m", "red": "\x1b[31m"}
 _MS = 1000.0
 _FIRST_CAPACITY = 256  # grows: most connections are short
 
@@ -101,15 +100,15 @@ class LatencyLog:
             for name, p, m in zip(names, percentiles, self._max, strict=True)
         ]
 
-    def report(self, colour: bool = False) -> str:
-        """The table that is shown at the end of a session."""
+    def report(self) -> str:
+        """The table that is shown at the end of a session; the last row says what each total is worth."""
         lines = [f"{'ms':<10}{'p50':>9}{'p95':>9}{'p99':>9}{'max':>9}"]
+        values: tuple[float, ...] = ()
         for entry in self.statistics():
             values = (entry.p50, entry.p95, entry.p99, entry.max)
-            cells = [f"{value:>9.2f}" for value in values]
-            if entry.name == "total" and colour:
-                cells = [f"{COLOURS[colour_of(v)]}{cell}\x1b[0m" for v, cell in zip(values, cells, strict=True)]
-            lines.append(f"{entry.name:<10}" + "".join(cells))
+            lines.append(f"{entry.name:<10}" + "".join(f"{value:>9.2f}" for value in values))
+        if values:
+            lines.append(f"{'':<10}" + "".join(f"{colour_of(value):>9}" for value in values))
         lines.append(self.summary())
         return "\n".join(lines)
 

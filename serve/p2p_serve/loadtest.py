@@ -14,6 +14,7 @@ from p2p.protocol import MessageReader, encode_frame, parse_action
 from p2p_serve.latency import AMBER_MS, GREEN_MS, colour_of
 
 _DRAIN_S = 5.0
+_MAX_ACTION_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -42,30 +43,34 @@ def run_load(connection: socket.socket, rate_hz: float, seconds: float, size: tu
     """Send frames of noise, `size` (height, width), at `rate_hz` for so long; then wait shortly for late answers.
 
     Raises:
-        ValueError: when the server closes the connection.
+        ValueError: when the server closes the connection, or answers what was not asked.
     """
     num_frames = max(1, round(rate_hz * seconds))
-    sent_at: dict[int, float] = {}
+    sent_at: dict[int, float] = {}  # of the frames that are not answered
     sender = threading.Thread(target=_send, args=(connection, rate_hz, num_frames, size, sent_at), daemon=True)
-    reader = MessageReader()
+    reader = MessageReader(_MAX_ACTION_BYTES)
     round_trips: list[float] = []
     last_id = -1
-    connection.settimeout(_DRAIN_S + max(1.0, 1 / rate_hz))
+    end_s = time.monotonic() + seconds + _DRAIN_S
     sender.start()
     try:
-        while last_id < num_frames - 1:
+        while last_id < num_frames - 1 and (left_s := end_s - time.monotonic()) > 0:
+            connection.settimeout(min(left_s, _DRAIN_S + 1 / rate_hz))
             data = connection.recv(65536)
             now = time.monotonic()
             if not data:
                 raise ValueError("the server closed the connection; its log says why")
             for payload in reader.feed(data):
                 _, last_id = parse_action(payload)
-                round_trips.append((now - sent_at[last_id]) * 1000)
+                sent_s = sent_at.pop(last_id, None)
+                if sent_s is None:
+                    raise ValueError(f"the server answered frame {last_id}, which was not sent or has its answer")
+                round_trips.append((now - sent_s) * 1000)
     except TimeoutError:
         pass
     except ConnectionError as error:
         raise ValueError(f"the server closed the connection ({error}); its log says why") from error
-    return LoadResult(len(sent_at), np.array(round_trips))
+    return LoadResult(len(sent_at) + len(round_trips), np.array(round_trips))
 
 
 def _send(

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
 MAX_UNREAD_BYTES = 64 * 1024  # answers that wait for a client that does not read; more are thrown away
 _READ_BYTES = 128 * 1024  # one frame of 192 x 192 in one read
+_FLOOD_READ_BYTES = 8 * 1024  # up to two thousand messages, in some 2 ms
 _MAX_FRAMES_PER_READ = 8  # the newest; whoever sends more at once is not playing
-_FREE_CPU_S = 0.002  # a frame of 192 x 192 takes a twentieth of it
-_REST = 4.0
+_FREE_CPU_S = 0.002  # of a read; a frame of 192 x 192 takes a twentieth of it
+_REST = 4.0  # times what a costly read took,
+_LONGEST_REST_S = 0.05  # but no longer than this, which is also what a flood gets: a frame's time
 
 
 class Session(asyncio.BufferedProtocol):
@@ -69,11 +71,13 @@ class Session(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         began_s = time.thread_time()
-        self._received(memoryview(self._buffer)[:nbytes])
+        num_messages = self._received(memoryview(self._buffer)[:nbytes])
         spent_s = time.thread_time() - began_s
-        if spent_s > _FREE_CPU_S and self._server.is_shared and self._transport is not None:
-            self._transport.pause_reading()  # so that large frames, or a flood of small ones, leave time to the others
-            self._rest = self._loop.call_later(_REST * spent_s, self._transport.resume_reading)
+        if num_messages > _MAX_FRAMES_PER_READ:
+            self._buffer = bytearray(_FLOOD_READ_BYTES)
+            self._rest_for(_LONGEST_REST_S)
+        elif spent_s > _FREE_CPU_S and self._server.is_shared:
+            self._rest_for(min(_REST * spent_s, _LONGEST_REST_S))
 
     def eof_received(self) -> bool:
         return False
@@ -130,7 +134,14 @@ class Session(asyncio.BufferedProtocol):
 
     # --- inner
 
-    def _received(self, data: memoryview) -> None:
+    def _rest_for(self, seconds: float) -> None:
+        """Read nothing for so long: large frames, or a flood of small ones, leave time to the other clients."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+            self._rest = self._loop.call_later(seconds, self._transport.resume_reading)
+
+    def _received(self, data: memoryview) -> int:
+        """Do what the bytes say; returns how many messages they completed."""
         now = time.monotonic()
         if not self._reader.num_pending_bytes:
             self._message_began = now
@@ -139,7 +150,7 @@ class Session(asyncio.BufferedProtocol):
             payloads = self._reader.feed(data)
         except ProtocolError as error:
             self.close(f"closed: {error}")
-            return
+            return 0
         if self._reader.num_skipped > num_skipped:
             self._too_large(self._reader.num_skipped - num_skipped)
             self._message_began = now
@@ -153,6 +164,7 @@ class Session(asyncio.BufferedProtocol):
             self._payload(payload, marks)
         if self._reader.num_pending_bytes and self._timer is None:
             self._watch_message()
+        return len(payloads)
 
     def _payload(self, payload: bytes, marks: Marks) -> None:
         try:

@@ -133,7 +133,7 @@ def test_a_session_is_answered_recorded_reported_and_told_what_to_do(
                 lines.flush()
                 assert lines.readline().startswith(answer)
                 if line == "/report\n":
-                    assert "answered 16 · dropped 0" in [lines.readline() for _ in range(10)][-1]
+                    assert "answered 16 · dropped 0" in [lines.readline() for _ in range(11)][-1]
             lines.close()
         answers += [client.ask(frame, 16 + index) for index, frame in enumerate(frames[16:])]
     (folder,) = wait_until(
@@ -193,9 +193,14 @@ def test_a_policy_comes_from_the_hub_by_its_name(
     assert all(torch.equal(a, b) for a, b in zip(opened.parameters(), expected.parameters(), strict=True))
 
 
-def test_bench_prints_its_table(policy_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_says_how_far_it_is_and_prints_its_table(
+    policy_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p2p_serve.cli._PROGRESS_S", 0.0)
     assert main(["bench", "--policy", str(policy_folder), "--steps", "5", "--device", "cpu"]) == 0
-    output = capsys.readouterr().out
+    output, progress = capsys.readouterr()
+    assert "1 of 13 frames, " in progress
+    assert "13 of 13 frames, 0 s to go" in progress
     assert "until the answer" in output
     assert "5 frames with 8 before them in the cache" in output
 
@@ -342,6 +347,9 @@ MISTAKES = {
     "an unknown embedder": (["--random-weights", "--recipe", "{tiny}", "--text-embedder", "bert"], "expected null"),
     "a file in the place of the socket": (["echo", "--socket", "{tiny}"], "is not a socket; it was left alone"),
     "an address": (["echo", "--tcp", "9000"], "expected host:port"),
+    "a picture in a missing folder": (["echo", "--latency-png", "{tmp}/absent/l.png"], "absent is not a folder that"),
+    "a frame beyond reason": (["echo", "--max-frame", "99999x99999"], "expected 1 to 67108864 pixels"),
+    "frames without end": (["loadtest", "--fps", "inf"], "both must be above 0, and not endless"),
     "nobody to load": (["loadtest", "--socket", "{tmp}/absent"], "cannot connect"),
 }
 
