@@ -109,7 +109,9 @@ class SegmentDecoder:
         codec.color_range, codec.colorspace = video.color_range, video.colorspace
         codec.color_primaries, codec.color_trc = video.color_primaries, video.color_trc
         # A decoder conceals what it cannot decode; here that is an error. The stream's own size has a limit, too.
-        options = {"err_detect": "explode", "max_pixels": str(max(4 * video.width * video.height, _MIN_PIXEL_LIMIT))}
+        # "aggressive": also bits that are left over, by which damage shows in streams without arithmetic coding.
+        max_pixels = max(4 * video.width * video.height, _MIN_PIXEL_LIMIT)
+        options = {"err_detect": "aggressive+explode", "max_pixels": str(max_pixels)}
         if video.reordered:
             # Without the promise of a reordering depth in the stream, wait for as many frames as it may have.
             options["strict"] = "strict"
