@@ -9,11 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from p2p import gate
 from p2p.actions import encode_buttons, encode_keys
 from p2p.format import FRAME_RATE_HZ, MAX_BUTTONS, MAX_KEYS, SYSTEM, UNKNOWN, USER, Text
-from p2p.proto.video_annotation_pb2 import FrameTextAnnotation, VideoAnnotation
+from p2p.proto.video_annotation_pb2 import FloatTensor, FrameTextAnnotation, VideoAnnotation
+from p2p_convert.errors import Rejected
 
 _MOST_ROWS = 2**31 - 1
+MAX_TEXTS = 50_000  # of a recording
+MAX_NUMBERS = 1 << 20  # of an embedding
+_MAX_FOREIGN_NAMES = 100  # of keys and buttons that a recording may add to the counts
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,9 @@ class Actions:
     taken: NDArray[np.uint8]
 
 
-def extract(annotation: VideoAnnotation, num_frames: int, counts: Counter[str]) -> tuple[Actions, list[Text]]:
+def extract(
+    annotation: VideoAnnotation, num_frames: int, counts: Counter[str], where: str = "annotation"
+) -> tuple[Actions, list[Text]]:
     """The rows of a recording of n frames, and its instructions, of every annotator, in order.
 
     An instruction on annotation i + 1 begins at the row of frame i; that of annotation 0, and those past the
@@ -37,17 +44,23 @@ def extract(annotation: VideoAnnotation, num_frames: int, counts: Counter[str]) 
 
     `counts` receives the foreign names of keys and buttons ("key NAME", "button NAME"), each once per frame, and
     what is odd about texts.
+
+    Raises:
+        Rejected: when there is more text than a recording may hold.
     """
     ids = np.zeros((num_frames, MAX_KEYS + MAX_BUTTONS), np.uint8)
     mouse_px = np.zeros((num_frames, 2), np.int32)
     taken = np.full(num_frames, UNKNOWN, np.uint8)
     seen: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[list[int], Counter[str]]] = {}
+    foreign: Counter[str] = Counter()
     rows: list[int] = []
     row_ids: list[list[int]] = []
     motion: list[int] = []
     texts: list[Text] = []
     for row, frame in enumerate(annotation.frame_annotations[1:num_frames]):
         if frame.frame_text_annotation:
+            if len(texts) + len(frame.frame_text_annotation) > MAX_TEXTS:
+                raise Rejected("too much text", f"{where}: more than {MAX_TEXTS} instructions, at annotation {row + 1}")
             texts += [_text(text, row, counts) for text in frame.frame_text_annotation]
         # Each access makes an object, and this loop is most of what a conversion costs beside reading.
         action = frame.system_action
@@ -64,7 +77,7 @@ def extract(annotation: VideoAnnotation, num_frames: int, counts: Counter[str]) 
         if known is None:
             known = seen[names] = _encode_names(*names)
         if known[1]:
-            counts.update(known[1])
+            foreign.update(known[1])
         delta = mouse.mouse_delta_px
         rows.append(row)
         row_ids.append(known[0])
@@ -72,6 +85,10 @@ def extract(annotation: VideoAnnotation, num_frames: int, counts: Counter[str]) 
     if rows:
         ids[rows] = row_ids
         mouse_px[rows] = np.array(motion, np.int32).reshape(-1, 2)
+    for name, count in foreign.most_common(_MAX_FOREIGN_NAMES):
+        counts[gate.shown(name, quote=False)] += count
+    if len(foreign) > _MAX_FOREIGN_NAMES:
+        counts["recordings with more foreign names than are counted"] += 1
     return Actions(ids[:, :MAX_KEYS], ids[:, MAX_KEYS:], mouse_px, taken), texts
 
 
@@ -91,11 +108,24 @@ def _text(text: FrameTextAnnotation, row: int, counts: Counter[str]) -> Text:
     embeddings: dict[str, NDArray[np.float32]] = {}
     if annotator.version in text.text_embedding_dict:
         for tokenizer, tensor in text.text_embedding_dict[annotator.version].text_embeddings.items():
-            values = np.array(tensor.values, np.float32)
-            if math.prod(tensor.shape) == values.size > 0:
-                embeddings[tokenizer] = values.reshape(tuple(tensor.shape))
-            else:
+            embedding = _embedding(tensor)
+            if embedding is None:
                 counts["text with a damaged embedding"] += 1
+            else:
+                embeddings[tokenizer] = embedding
     if not embeddings:
         counts["text without an embedding"] += 1
     return Text(row, num_rows, annotator.version, annotator.provider, text.instruction, embeddings)
+
+
+def _embedding(tensor: FloatTensor) -> NDArray[np.float32] | None:
+    """float32 [tokens, width]; None when the numbers are not finite, too many, or not as many as the shape says.
+
+    An embedding that is damaged leaves its instruction without one, as if nobody had embedded it: training on NaN
+    would lose every weight.
+    """
+    shape = tuple(tensor.shape)
+    if len(shape) != 2 or min(shape) < 1 or not shape[0] * shape[1] == len(tensor.values) <= MAX_NUMBERS:
+        return None
+    values = np.array(tensor.values, np.float32)
+    return values.reshape(shape) if np.isfinite(values).all() else None

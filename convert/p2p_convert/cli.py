@@ -13,6 +13,7 @@ from typing import Any
 from p2p import __version__
 from p2p.console import fail, log_to_stderr, note, reader_is_gone, say
 from p2p.game_names import load_aliases
+from p2p_convert.decoding import ALL, BYTES_PER_S, DECODE, NONE, SAMPLED, SAMPLED_SHARE
 from p2p_convert.plan import Options, Plan, Task
 from p2p_convert.run import Summary, convert
 from p2p_convert.transcode import parse_encoding
@@ -67,6 +68,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="gop=N",
         help="encode all videos anew, a keyframe every N frames (gop=20,crf=17): cheaper random access, but lossy",
     )
+    parser.add_argument(
+        "--decode",
+        choices=DECODE,
+        default=ALL,
+        help="what to decode of each recording before it counts: all (default; damaged pictures are rejected), the "
+        "sampled first and two other segments of it, or none (training then finds the damage)",
+    )
     parser.add_argument("--by-game", action="store_true", help="one stream per game, OUT/train/GAME")
     parser.add_argument("--game-names", metavar="FILE", help='more names of games, {"aliases": {"misspelt": "name"}}')
     parser.add_argument(
@@ -93,8 +101,9 @@ def _convert(arguments: list[str]) -> int:
         by_game=args.by_game,
         game_aliases=load_aliases(Path(args.game_names) if args.game_names else None),
         encoding=parse_encoding(args.transcode) if args.transcode else None,
+        decode=args.decode,
     )
-    bar = _Progress()
+    bar = _Progress(args.decode, args.workers)
     begin = time.monotonic()
     try:
         summary = convert(
@@ -127,7 +136,9 @@ def _split(text: str) -> float:
 class _Progress:
     """The bar of a conversion, over the bytes of its sources."""
 
-    def __init__(self) -> None:
+    def __init__(self, decode: str, num_workers: int) -> None:
+        self._decode = decode
+        self._num_workers = num_workers
         self._bar: Any = None
 
     def started(self, plan: Plan, open_tasks: Sequence[Task]) -> None:
@@ -137,6 +148,8 @@ class _Progress:
         num_done = len(plan.tasks) - len(open_tasks)
         if num_done:
             note(f"{num_done} of {len(plan.tasks)} tasks were done before: kept")
+        if open_tasks:
+            note(decoding_time(to_do, self._decode, min(self._num_workers, len(open_tasks))))
         self._bar = tqdm(
             total=total,
             initial=total - to_do,
@@ -153,6 +166,22 @@ class _Progress:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def decoding_time(num_bytes: int, decode: str, num_workers: int) -> str:
+    """One line: how long decoding so many bytes of sources takes at most, and what would take less time."""
+    if decode == NONE:
+        return "frames are not decoded: damaged ones will show in training"
+    share = 1.0 if decode == ALL else SAMPLED_SHARE
+    seconds = share * num_bytes / BYTES_PER_S / num_workers
+    time_taken = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{max(1, round(seconds / 60))} min"
+    by = "1 process" if num_workers == 1 else f"{num_workers} processes"
+    if decode == SAMPLED:
+        return f"some frames are decoded: about {time_taken} by {by} (--decode none takes no time)"
+    return (
+        f"every frame is decoded, about 30 times the work of copying it: at most {time_taken} by {by} "
+        "(--decode sampled takes a quarter, --decode none nothing)"
+    )
 
 
 def _print_summary(summary: Summary, out: str, seconds: float) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from p2p.format import FORMAT_VERSION
 from p2p.hub.archive import BadArchive
 from p2p_convert import hub
+from p2p_convert.decoding import ALL, DECODE
 from p2p_convert.sources import (
     ArchiveSource,
     FolderSource,
@@ -45,12 +46,15 @@ class Options:
     by_game: bool = False
     encoding: Encoding | None = None
     game_aliases: Mapping[str, str] = field(default_factory=dict)
+    decode: str = ALL
 
     def __post_init__(self) -> None:
         if not 0 <= self.val_fraction < 1:
             raise ValueError(f"--split val={self.val_fraction}: write a fraction in [0, 1), such as val=0.01")
         if not 1 << 16 <= self.shard_bytes < 1 << 32:
             raise ValueError(f"--shard-mb gives {self.shard_bytes} bytes; write 1 to 4000")
+        if self.decode not in DECODE:
+            raise ValueError(f"--decode {self.decode}: write {', '.join(DECODE[:-1])} or {DECODE[-1]}")
         algorithm, _, level = self.compression.partition(":")
         if self.compression and (algorithm != "zstd" or not (level or "3").isdigit()):
             raise ValueError(f"--compression {self.compression}: write none, zstd or zstd:LEVEL")
@@ -121,7 +125,7 @@ def make_plan(raw: Sequence[str | Path], out: str, options: Options) -> Plan:
         tasks.append(Task(len(tasks), archive, options, out, validation))
     described = {
         "format": FORMAT_VERSION,
-        "options": asdict(options),
+        "options": {**asdict(options), "decode": None},  # what is stored does not hang on it: another may go on
         "tasks": [[_file_names(task.source), task.source.num_bytes] for task in tasks],
         "validation": None if validation is None else sorted(validation),
     }

@@ -12,16 +12,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from p2p import gate
 from p2p.format import SYSTEM, USER, Segment, Text, check_segment
-from p2p.gate import Refused
 from p2p.proto.video_annotation_pb2 import VideoAnnotation
 from p2p.recording import ANNOTATION_FILE, VIDEO_FILE, parse_annotation
 from p2p_convert.annotations import Actions, extract
+from p2p_convert.budget import MAX_ANNOTATION_BYTES, MAX_FRAMES, Budget
+from p2p_convert.decoding import ALL, NONE, check_decoding, file_frames
 from p2p_convert.errors import Rejected
 from p2p_convert.packets import PacketList, read_packets
 from p2p_convert.transcode import Encoding, transcode
 
 ORIGINAL_VIDEO_FILE = "video.mp4"  # as recorded, of any size
+MAX_STORED_NUMBERS = 1 << 26  # of all embeddings of a recording, as often as segments repeat them
+_MAX_GAME_CHARACTERS = 200
 MIN_SEGMENT_FRAMES = 256  # keyframes allowing; a chunk of 200 steps then lies in at most two segments
 
 
@@ -62,29 +66,31 @@ class Converted:
         return int(np.count_nonzero(self.taken == SYSTEM))
 
 
-def convert_recording(raw: RawRecording, encoding: Encoding | None = None) -> Converted:
+def convert_recording(raw: RawRecording, encoding: Encoding | None = None, decode: str = ALL) -> Converted:
     """The segments of a recording; with an `encoding`, or where only the original video is there, encoded anew.
+
+    `decode` says which of the carried packets are decoded before they count: one of DECODE.
 
     Raises:
         Rejected: when it cannot be used, with the reason.
     """
     counts: Counter[str] = Counter()
-    if ANNOTATION_FILE not in raw.files:
-        raise Rejected("no annotation", f"{raw.where} has no {ANNOTATION_FILE}")
-    content = _read(raw.files[ANNOTATION_FILE])
-    annotation = _parse(content, f"{raw.where}/{ANNOTATION_FILE}")
+    content, annotation = _read_annotation(raw)
+    game = game_name(annotation)
     video_name = video_file(raw.files)
     if video_name is None:
         raise Rejected("no video", f"{raw.where} has neither {VIDEO_FILE} nor {ORIGINAL_VIDEO_FILE}")
-    video = raw.files[video_name]
-    source = {name: _describe(raw.files[name]) for name in sorted((ANNOTATION_FILE, video_name))}
+    video, where = raw.files[video_name], f"{raw.where}/{video_name}"
+    budget = Budget(where)
+    source = {ANNOTATION_FILE: _describe(content), video_name: _describe(video)}
     if encoding is not None or video_name == ORIGINAL_VIDEO_FILE:
         encoding = encoding or Encoding()
-        video, annotation = transcode(video, annotation, encoding, f"{raw.where}/{video_name}")
+        video, annotation = transcode(video, annotation, encoding, budget)
         source["encoded"] = {"gop": encoding.gop, "crf": encoding.crf}
         counts["recordings encoded anew: frames are not those of the source bit by bit"] += 1
-    packets = read_packets(video, f"{raw.where}/{video_name}")
-    actions, texts = extract(annotation, packets.num_frames, counts)
+        decode = NONE  # every frame of the source was, and x264 wrote what is stored
+    packets = read_packets(video, where, budget)
+    actions, texts = extract(annotation, packets.num_frames, counts, f"{raw.where}/{ANNOTATION_FILE}")
     num_annotations = len(annotation.frame_annotations)
     if num_annotations != packets.num_frames:
         counts["more annotations than frames" if num_annotations > packets.num_frames else "fewer annotations"] += 1
@@ -94,22 +100,32 @@ def convert_recording(raw: RawRecording, encoding: Encoding | None = None) -> Co
     try:
         for segment in segments:
             check_segment(segment, raw.where)
-    except Refused as error:
+    except gate.Refused as error:
         raise Rejected("outside the limits of the format", str(error)) from error
     if packets.doubtful:
-        _try_to_decode(video, packets.doubtful, segments, f"{raw.where}/{video_name}")
-    return Converted(raw.id, game_name(annotation), packets.num_frames, segments, actions.taken, actions, counts)
+        _try_to_decode(video, packets.doubtful, segments, budget)
+    else:
+        check_decoding(segments, decode, where, budget)
+    return Converted(raw.id, game, packets.num_frames, segments, actions.taken, actions, counts)
 
 
-def _read(file: bytes | Path) -> bytes:
-    return file if isinstance(file, bytes) else file.read_bytes()
+def _read_annotation(raw: RawRecording) -> tuple[bytes, VideoAnnotation]:
+    """(the bytes, the message) of a recording's annotation, within bounds."""
+    if ANNOTATION_FILE not in raw.files:
+        raise Rejected("no annotation", f"{raw.where} has no {ANNOTATION_FILE}")
+    where = f"{raw.where}/{ANNOTATION_FILE}"
+    file = raw.files[ANNOTATION_FILE]
+    content = file if isinstance(file, bytes) else gate.read_regular(file, MAX_ANNOTATION_BYTES)
+    if len(content) > MAX_ANNOTATION_BYTES:
+        raise Rejected("annotation too large", f"{where} has {len(content)} bytes; at most {MAX_ANNOTATION_BYTES}")
+    return content, _parse(content, where)
 
 
 def _describe(file: bytes | Path) -> dict[str, object]:
     """Size and SHA-256 of a file."""
     if isinstance(file, bytes):
         return {"bytes": len(file), "sha256": hashlib.sha256(file).hexdigest()}
-    with open(file, "rb") as opened:
+    with gate.open_regular(file) as opened:
         return {"bytes": os.fstat(opened.fileno()).st_size, "sha256": hashlib.file_digest(opened, "sha256").hexdigest()}
 
 
@@ -120,8 +136,15 @@ def _parse(content: bytes, where: str) -> VideoAnnotation:
         annotation = parse_annotation(content, where)
     except ValueError as error:
         raise Rejected("annotation is not protobuf", str(error)) from error
-    if not annotation.frame_annotations:
+    num_annotations = len(annotation.frame_annotations)
+    if not num_annotations:
         raise Rejected("empty annotation", f"{where} describes no frame")
+    if num_annotations > MAX_FRAMES:
+        raise Rejected("too long", f"{where}: {num_annotations} annotations; at most {MAX_FRAMES}, that is 24 hours")
+    env = annotation.metadata.env
+    if max(len(env.env), len(env.env_subtype)) > _MAX_GAME_CHARACTERS:
+        message = f"{where}: the game is called {gate.shown(game_name(annotation))}; at most {_MAX_GAME_CHARACTERS}"
+        raise Rejected("implausible game", f"{message} characters")
     return annotation
 
 
@@ -145,6 +168,7 @@ def _cut(
     source: dict[str, dict[str, object]],
 ) -> list[Segment]:
     segments: list[Segment] = []
+    num_numbers = 0
     for first_packet, end_packet in _cut_points(packets):
         frames = packets.frames[first_packet:end_packet]
         first = int(frames[frames >= 0].min())
@@ -170,6 +194,9 @@ def _cut(
             source=None if segments else source,
         )
         segments.append(segment)
+        num_numbers += sum(value.size for text in segment.texts for value in text.embeddings.values())
+        if num_numbers > MAX_STORED_NUMBERS:
+            raise Rejected("too much text", f"{recording}: its embeddings hold more than {MAX_STORED_NUMBERS} numbers")
     return segments
 
 
@@ -190,17 +217,13 @@ def _cut_points(packets: PacketList) -> list[tuple[int, int]]:
     return list(zip(cuts, [*cuts[1:], len(packets.sizes)], strict=True))
 
 
-def _try_to_decode(video: bytes | Path, doubt: str, segments: list[Segment], where: str) -> None:
+def _try_to_decode(video: bytes | Path, doubt: str, segments: list[Segment], budget: Budget) -> None:
     """Decode the file and the segments, and compare.
 
     Raises:
         Rejected: when they differ, or the file does not decode.
     """
-    from p2p_convert.verify import decode_file, decode_segments
+    from p2p_convert.verify import decode_segments, digests
 
-    try:
-        expected = decode_file(video)
-    except ValueError as error:
-        raise Rejected("video does not decode", f"{where}: {error}") from error
-    if decode_segments(segments) != expected:
-        raise Rejected("video does not decode packet by packet", f"{where}: {doubt}")
+    if decode_segments(segments) != digests(file_frames(video, budget.where, budget)):
+        raise Rejected("video does not decode packet by packet", f"{budget.where}: {doubt}")

@@ -201,7 +201,7 @@ def num_bytes(folder: Path) -> int:
 
 def split_position(recording: str) -> float:
     """Where a recording stands in [0, 1), by the hash of its id alone."""
-    return int.from_bytes(hashlib.sha256(recording.encode()).digest()[:8], "big") / 2**64
+    return int.from_bytes(hashlib.sha256(recording.encode(errors="surrogatepass")).digest()[:8], "big") / 2**64
 
 
 def validation_ids(recordings: Sequence[str], fraction: float) -> frozenset[str]:

@@ -1,19 +1,20 @@
-"""Recordings that are encoded anew: Recap's own (any size, irregular times) and, if asked for, all others.
+"""Recordings that are encoded anew: Recap's own (any size) and, if asked for, all others.
 
-Frames are resampled to 20 a second by the times of the annotation, stretched to 192x192 with the function that
-playing uses, and encoded with x264. That loses what the encoder drops; packets that are carried over lose nothing.
+A video of about 20 frames a second is taken frame by frame, one annotation to each, as the public dataset was made: its
+own times are uniform, while those of the annotation tell when a program noticed the frame. Others are resampled to 20 a
+second. Frames are stretched to 192x192 with the function that playing uses, and encoded with x264. That loses what the
+encoder drops; packets that are carried over lose nothing.
 """
 
 from __future__ import annotations
 
-import tempfile
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import av
-import av.error
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,12 +22,16 @@ from p2p.data.resize import resize
 from p2p.data.video import RgbConverter
 from p2p.format import FRAME_RATE_HZ
 from p2p.proto.video_annotation_pb2 import FrameAnnotation, LowLevelAction, VideoAnnotation
+from p2p_convert.budget import MAX_FRAMES, Budget
+from p2p_convert.decoding import file_frames
 from p2p_convert.errors import Rejected
-from p2p_convert.files import temporary_files
-from p2p_convert.packets import open_video
+from p2p_convert.packets import open_video, rate_problem, seconds, the_stream
 
 SIZE = 192
 _UNITS_S = (1e-9, 1e-6, 1e-3, 1.0)  # of frame_time, which does not say
+_MOST_STRETCHED = 2  # the annotation's times against the video's
+_MOST_REPEATED = 20  # times that a frame may be shown: one a second
+_MOST_MOTION_PX = 2**31 - 1
 _SLACK_S = 0.5 / FRAME_RATE_HZ / 5  # a frame this much late still counts as in time
 
 
@@ -58,34 +63,57 @@ def parse_encoding(text: str) -> Encoding:
 
 
 def transcode(
-    video: bytes | Path, annotation: VideoAnnotation, encoding: Encoding, where: str
+    video: bytes | Path, annotation: VideoAnnotation, encoding: Encoding, budget: Budget
 ) -> tuple[bytes, VideoAnnotation]:
     """The video at 20 frames a second and 192x192, and the annotation that goes with it.
 
     Raises:
-        Rejected: when the video does not decode.
+        Rejected: when the video does not decode, or its times are no recording's.
     """
-    try:
-        times = _frame_times(video, annotation)
-        chosen = resample(times)
-        return _encode(_resized(video, chosen), encoding), merge_annotations(annotation, chosen)
-    except av.error.FFmpegError as error:
-        raise Rejected("video does not decode", f"{where}: {error.strerror}") from error
+    shown = _video_times(video, budget)
+    if not rate_problem(shown):
+        return _encode(_resized(video, np.arange(len(shown)), budget), encoding), annotation
+    chosen = resample(_checked(_frame_times(shown, annotation), budget.where))
+    return _encode(_resized(video, chosen, budget), encoding), merge_annotations(annotation, chosen)
 
 
-def _frame_times(video: bytes | Path, annotation: VideoAnnotation) -> NDArray[np.float64]:
-    """Seconds at which each frame of the video was taken, ascending: by the annotation, else by the video."""
-    with open_video(video) as container:
-        stream = container.streams.video[0]
-        pts = sorted(packet.pts for packet in container.demux(stream) if packet.pts is not None and packet.size)
-        assert stream.time_base is not None
-        shown = np.array(pts, np.float64) * float(stream.time_base)
-    noted = np.array([frame.frame_time for frame in annotation.frame_annotations[: len(pts)]], np.float64)
-    if len(noted) != len(pts) or len(pts) < 2 or np.any(np.diff(noted) <= 0):
+def _video_times(video: bytes | Path, budget: Budget) -> NDArray[np.float64]:
+    """Seconds at which each frame is shown, by the video, ascending."""
+    pts: list[int | None] = []
+    with open_video(video, budget.where) as container:
+        stream = the_stream(container, budget.where)
+        for packet in container.demux(stream):
+            if packet.size and packet.pts is not None and not packet.is_discard:
+                budget.check(len(pts))
+                pts.append(packet.pts)
+        return seconds(pts, stream)
+
+
+def _frame_times(shown: NDArray[np.float64], annotation: VideoAnnotation) -> NDArray[np.float64]:
+    """Seconds at which each frame was taken: by the annotation; by the video where that does not fit it."""
+    noted = np.array([frame.frame_time for frame in annotation.frame_annotations[: len(shown)]], np.float64)
+    if len(noted) != len(shown) or len(shown) < 2 or np.any(np.diff(noted) <= 0):
         return shown
-    interval_s = max(1e-6, (shown[-1] - shown[0]) / (len(shown) - 1))
+    duration = max(1e-6, float(shown[-1] - shown[0]))
+    interval_s = duration / (len(shown) - 1)
     unit = min(_UNITS_S, key=lambda unit: abs(np.log(float(np.median(np.diff(noted))) * unit / interval_s)))
-    return (noted - noted[0]) * unit
+    times = (noted - noted[0]) * unit
+    if not duration / _MOST_STRETCHED <= times[-1] <= duration * _MOST_STRETCHED:  # it leaps
+        return shown
+    return times
+
+
+def _checked(times: NDArray[np.float64], where: str) -> NDArray[np.float64]:
+    """The same times.
+
+    Raises:
+        Rejected: when they ask for more frames than a recording of so many can have.
+    """
+    duration = float(times[-1] - times[0]) if len(times) else 0.0
+    num_wanted = duration * FRAME_RATE_HZ
+    if num_wanted > min(MAX_FRAMES, _MOST_REPEATED * len(times)):
+        raise Rejected("implausible times", f"{where}: {len(times)} frames in {duration:.6g} s")
+    return times
 
 
 def resample(times: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -128,8 +156,11 @@ def _merge(actions: Sequence[LowLevelAction]) -> LowLevelAction:
     merged = LowLevelAction(is_known=True)
     merged.keyboard.keys.extend(dict.fromkeys(key for action in actions for key in action.keyboard.keys))
     merged.mouse.buttons_down.extend(dict.fromkeys(b for action in actions for b in action.mouse.buttons_down))
-    merged.mouse.mouse_delta_px.x = sum(action.mouse.mouse_delta_px.x for action in actions)
-    merged.mouse.mouse_delta_px.y = sum(action.mouse.mouse_delta_px.y for action in actions)
+    right = sum(action.mouse.mouse_delta_px.x for action in actions)
+    down = sum(action.mouse.mouse_delta_px.y for action in actions)
+    if max(abs(right), abs(down)) > _MOST_MOTION_PX:
+        raise Rejected("implausible motion", f"the mouse moves by ({right}, {down}) pixels within one frame")
+    merged.mouse.mouse_delta_px.x, merged.mouse.mouse_delta_px.y = right, down
     return merged
 
 
@@ -141,36 +172,34 @@ def _held(frame: FrameAnnotation) -> FrameAnnotation:
     return held
 
 
-def _resized(video: bytes | Path, chosen: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
-    """The chosen frames, uint8 [192, 192, 3]; a frame chosen twice comes twice."""
+def _resized(video: bytes | Path, chosen: NDArray[np.int64], budget: Budget) -> Iterator[NDArray[np.uint8]]:
+    """The chosen frames, uint8 [192, 192, 3]; a frame chosen twice comes twice. All are decoded, and checked."""
     converter = RgbConverter()
     wanted = np.bincount(chosen)
-    with open_video(video) as container:
-        container.streams.video[0].thread_count = 1
-        for number, frame in enumerate(container.decode(video=0)):
-            if number >= len(wanted):
-                return
-            if wanted[number]:
-                picture = converter.interleaved(frame)
-                if picture.shape[:2] != (SIZE, SIZE):
-                    picture = resize(picture, SIZE, SIZE)
-                yield from [picture] * int(wanted[number])
+    number = -1
+    for number, frame in enumerate(file_frames(video, budget.where, budget)):
+        if number < len(wanted) and wanted[number]:
+            picture = converter.interleaved(frame)
+            if picture.shape[:2] != (SIZE, SIZE):
+                picture = resize(picture, SIZE, SIZE)
+            yield from [picture] * int(wanted[number])
+    if number + 1 < len(wanted):
+        raise Rejected("video does not decode", f"{budget.where}: {number + 1} frames; its packets are {len(wanted)}")
 
 
 def _encode(pictures: Iterator[NDArray[np.uint8]], encoding: Encoding) -> bytes:
-    with temporary_files(), tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "video.mp4"
-        with av.open(str(path), "w") as container:
-            # x264's macroblock tree gives other bytes each time (its AVX-512 code reads what was in memory before).
-            options = {"preset": "veryfast", "crf": str(encoding.crf), "threads": "1", "x264-params": "mbtree=0"}
-            stream = container.add_stream("libx264", rate=Fraction(FRAME_RATE_HZ), options=options)
-            stream.width = stream.height = SIZE
-            stream.pix_fmt = "yuv420p"
-            stream.codec_context.gop_size = encoding.gop
-            stream.codec_context.thread_count = 1
-            for number, picture in enumerate(pictures):
-                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-                frame.pts = number
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode(None))
-        return path.read_bytes()
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        # x264's macroblock tree gives other bytes each time (its AVX-512 code reads what was in memory before).
+        options = {"preset": "veryfast", "crf": str(encoding.crf), "threads": "1", "x264-params": "mbtree=0"}
+        stream = container.add_stream("libx264", rate=Fraction(FRAME_RATE_HZ), options=options)
+        stream.width = stream.height = SIZE
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.gop_size = encoding.gop
+        stream.codec_context.thread_count = 1
+        for number, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return file.getvalue()

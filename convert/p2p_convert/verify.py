@@ -6,12 +6,14 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from p2p.data.video import SegmentDecoder
 from p2p.format import RecordingEntry, Segment
 from p2p.recording import ANNOTATION_FILE, VIDEO_FILE
-from p2p_convert.packets import open_video
+from p2p_convert.budget import Budget
+from p2p_convert.decoding import file_frames
 from p2p_convert.reading import read_index, read_segments
 from p2p_convert.storage import Store
 
@@ -22,14 +24,14 @@ def decode_file(video: bytes | Path) -> list[bytes]:
     Raises:
         ValueError: when PyAV cannot decode all of it.
     """
+    where = str(video) if isinstance(video, Path) else "the video"
+    return digests(file_frames(video, where, Budget(where)))
+
+
+def digests(frames: Iterable[VideoFrame]) -> list[bytes]:
+    """SHA-256 of each frame as RGB."""
     reformatter = VideoReformatter()
-    digests = []
-    with open_video(video) as container:
-        container.streams.video[0].thread_count = 1
-        for frame in container.decode(video=0):
-            rgb = reformatter.reformat(frame, format="rgb24").to_ndarray()
-            digests.append(hashlib.sha256(rgb.tobytes()).digest())
-    return digests
+    return [hashlib.sha256(reformatter.reformat(f, format="rgb24").to_ndarray().tobytes()).digest() for f in frames]
 
 
 def decode_segments(segments: Iterable[Segment]) -> list[bytes]:

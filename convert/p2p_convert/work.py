@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from p2p import gate
 from p2p.format import RecordingEntry, encode_segment
 from p2p.game_names import canonical
 from p2p.hub.archive import BadArchive
+from p2p_convert.budget import limited_memory
 from p2p_convert.errors import Rejected
 from p2p_convert.plan import Options, Task
-from p2p_convert.segments import Converted, convert_recording
+from p2p_convert.segments import RawRecording, convert_recording
 from p2p_convert.sources import FolderSource, Unusable
 from p2p_convert.statistics import Stats, add_stats, recording_stats
 from p2p_convert.storage import open_store
 from p2p_convert.writer import Pieces, SortedRecordings, StreamPart, describe_recording
 
 DAMAGED_ARCHIVE = "damaged archive"
+_log = logging.getLogger(__name__)
+_MACHINE_IS_OUT = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
+_REASONS: dict[type[Exception], str] = {
+    MemoryError: "needs too much memory",
+    gate.Refused: "unusable",
+    FileNotFoundError: "unreadable file",
+    PermissionError: "unreadable file",
+    OSError: "unreadable file",
+}
 
 
 def run_task(task: Task) -> dict[str, Any]:
@@ -63,13 +76,12 @@ def _in_order(
     """(stream, recording, samples) by id; what else there is to report goes into the last three arguments."""
     converted = _converted(task, rejected, counts, stats)
     if isinstance(task.source, FolderSource):  # is in order
-        for stream, recording in converted:
-            yield stream, describe_recording(recording), map(encode_segment, recording.segments)
+        yield from converted
         return
     with contextlib.closing(SortedRecordings()) as waiting:
         try:
-            for stream, recording in converted:
-                waiting.add(stream, recording)
+            for stream, recording, samples in converted:
+                waiting.add(stream, recording, samples)
         except BadArchive as error:  # only its end shows whether what was read before is right
             lost = {"reason": DAMAGED_ARCHIVE, "message": str(error)}
             where = task.source.archive
@@ -82,23 +94,59 @@ def _in_order(
 
 def _converted(
     task: Task, rejected: list[dict[str, str]], counts: Counter[str], stats: Stats
-) -> Iterator[tuple[str, Converted]]:
-    """(stream, recording) as the source gives them."""
+) -> Iterator[tuple[str, RecordingEntry, list[Pieces]]]:
+    """(stream, recording, samples) as the source gives them.
+
+    Whatever one recording does to the program costs that recording alone: it is rejected by its name. A machine that
+    is out of room, or of open files, is no recording's fault, and ends the conversion.
+    """
     for raw in task.source.recordings():
         try:
-            if isinstance(raw, Unusable):
-                raise raw.verdict
-            converted = convert_recording(raw, task.options.encoding)
-        except Rejected as verdict:
-            rejected.append(
-                {"recording": raw.id, "where": raw.where, "reason": verdict.reason, "message": verdict.message}
-            )
+            with limited_memory():
+                done = _convert(raw, task)
+        except Exception as error:  # the one place that takes any: it counts and reports
+            if isinstance(error, OSError) and error.errno in _MACHINE_IS_OUT:
+                raise
+            rejected.append(_verdict(raw, error))
             continue
-        converted = replace(converted, game=canonical(converted.game, task.options.game_aliases))
-        counts.update(converted.counts)
-        add_stats(stats, converted.game, recording_stats(converted))
-        yield stream_name(task.is_validation(raw.id), converted.game, task.options), converted
-        del raw, converted  # before the next one is read
+        game = done.recording.game
+        add_stats(stats, game, done.stats)
+        counts.update(done.counts)
+        yield stream_name(task.is_validation(raw.id), game, task.options), done.recording, done.samples
+        del raw, done  # before the next one is read
+
+
+@dataclass(frozen=True)
+class _Done:
+    """A recording as it will be stored, and what it adds to the report."""
+
+    recording: RecordingEntry
+    samples: list[Pieces]
+    counts: Counter[str]
+    stats: dict[str, Any]
+
+
+def _convert(raw: RawRecording | Unusable, task: Task) -> _Done:
+    if isinstance(raw, Unusable):
+        raise raw.verdict
+    gate.plain_name(raw.id, f"{gate.shown(raw.where, quote=False)}: as the id of a recording")
+    converted = convert_recording(raw, task.options.encoding, task.options.decode)
+    converted = replace(converted, game=canonical(converted.game, task.options.game_aliases))
+    samples = [encode_segment(segment) for segment in converted.segments]
+    return _Done(describe_recording(converted), samples, converted.counts, recording_stats(converted))
+
+
+def _verdict(raw: RawRecording | Unusable, error: Exception) -> dict[str, str]:
+    """What the report says about a recording that was not converted."""
+    if isinstance(error, Rejected):
+        reason, message = error.reason, error.message
+    else:
+        reason, message = _REASONS.get(type(error), "unusable"), f"{raw.where}: {str(error) or type(error).__name__}"
+        if not isinstance(error, (ValueError, OSError, MemoryError)):  # a mistake of this program's, too
+            reason, message = "unexpected error", f"{raw.where}: {error!r}"
+            _log.warning("%s", gate.printable(message), exc_info=error)
+    verdict = {"recording": raw.id, "where": raw.where, "reason": reason, "message": message}
+    return {name: gate.printable(value) for name, value in verdict.items()}
 
 
 def stream_name(is_validation: bool, game: str, options: Options) -> str:

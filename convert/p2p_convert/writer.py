@@ -9,7 +9,7 @@ from typing import Any
 
 import xxhash
 
-from p2p.format import RecordingEntry, compress, encode_segment, shard_entry, shard_head
+from p2p.format import RecordingEntry, compress, shard_entry, shard_head
 from p2p_convert.files import temporary_files
 from p2p_convert.segments import Converted
 from p2p_convert.storage import Store
@@ -40,16 +40,15 @@ class SortedRecordings:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  closed by close
         self._kept: list[tuple[str, RecordingEntry, int, list[int]]] = []
 
-    def add(self, stream: str, converted: Converted) -> None:
+    def add(self, stream: str, recording: RecordingEntry, samples: Iterable[Pieces]) -> None:
         begin = self._file.tell()
         sizes = []
         with temporary_files():
-            for segment in converted.segments:
-                pieces = encode_segment(segment)
+            for pieces in samples:
                 self._file.writelines(pieces)
                 sizes.append(sum(map(len, pieces)))
             self._file.flush()
-        self._kept.append((stream, describe_recording(converted), begin, sizes))
+        self._kept.append((stream, recording, begin, sizes))
 
     @property
     def ids(self) -> list[str]:

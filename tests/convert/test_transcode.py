@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,10 @@ import pytest
 
 from p2p.data.resize import resize
 from p2p.data.video import SegmentDecoder
+from p2p.proto import video_annotation_pb2 as messages
+from p2p.recording import read_annotation
+from p2p_convert.annotations import extract
+from p2p_convert.budget import Budget
 from p2p_convert.cli import main
 from p2p_convert.plan import Options
 from p2p_convert.run import convert
@@ -48,16 +53,45 @@ def test_actions_between_chosen_frames_add_up() -> None:
     assert [len(frame.frame_text_annotation) for frame in merged] == [0, 1, 0, 0]
 
 
+def original(folder: Path, video: bytes, made: messages.VideoAnnotation) -> Path:
+    """A recording as Recap leaves it: with a video.mp4 alone."""
+    write_recording(folder, None, made)
+    (folder / "video.mp4").write_bytes(video)
+    return folder
+
+
+@pytest.mark.parametrize(("name", "num_frames"), [("user_only", 157), ("system_only", 386), ("system_and_user", 741)])
+def test_a_recording_of_about_20_frames_a_second_is_converted_one_frame_to_one_annotation(
+    shared_fixtures: Path, tmp_path: Path, name: str, num_frames: int
+) -> None:
+    made = read_annotation(shared_fixtures / "recap_case" / name)
+    video = video_bytes(num_frames, size=192, b_frames=0)
+    folder = original(tmp_path / "raw" / name, video, made)
+    convert([tmp_path / "raw"], tmp_path / "out", Options(val_fraction=0))
+    segments = stored_segments(tmp_path / "out" / "train", with_annotation=True)
+    expected, _ = extract(made, num_frames, Counter())
+    assert sum(segment.num_frames for segment in segments) == num_frames == len(made.frame_annotations)
+    for column in ("keys", "buttons", "mouse_px", "taken"):
+        stored = np.concatenate([getattr(segment, column) for segment in segments])
+        assert np.array_equal(stored, getattr(expected, column))
+    assert segments[0].annotation == (folder / "annotation.proto").read_bytes()
+    pictures_of_source = decoded(video)
+    for segment in segments:
+        for number in (0, segment.num_frames // 2, segment.num_frames - 1):
+            (picture,) = SegmentDecoder().rgb(segment, number, number + 1)
+            source = pictures_of_source[segment.first_frame + number].transpose(1, 2, 0)
+            assert np.abs(picture.astype(int) - source).mean() < 12
+
+
 @pytest.mark.parametrize("unit", [1_000, 1_000_000, 1_000_000_000])
-def test_a_recap_recording_is_resampled_and_stretched(tmp_path: Path, unit: int) -> None:
-    video = video_bytes(31, size=64, crf="1")
-    made = annotation(31)
-    times = np.arange(31) / 20
-    times[10:] += 0.1  # a hole of two frames
+def test_a_recap_recording_of_another_rate_is_resampled_and_stretched(tmp_path: Path, unit: int) -> None:
+    video = video_bytes(61, size=64, rate=40, crf="1")
+    made = annotation(61)
+    times = np.arange(61) / 40
+    times[20:] += 0.1  # a hole of two frames
     for frame, when in zip(made.frame_annotations, times, strict=True):
         frame.frame_time = 7 * unit + int(when * unit)
-    folder = write_recording(tmp_path / "raw" / "rec", None, made)
-    (folder / "video.mp4").write_bytes(video)
+    folder = original(tmp_path / "raw" / "rec", video, made)
     convert([tmp_path / "raw"], tmp_path / "out", Options(val_fraction=0))
     (segment,) = stored_segments(tmp_path / "out" / "train", with_annotation=True)
     assert segment.num_frames == 33
@@ -65,11 +99,55 @@ def test_a_recap_recording_is_resampled_and_stretched(tmp_path: Path, unit: int)
     assert segment.source is not None
     assert segment.source["encoded"] == {"crf": 17, "gop": 50}
     source = decoded(video)
-    chosen = [*range(10), 9, 9, *range(10, 31)]
+    chosen = [*range(0, 20, 2), 19, 19, *range(20, 61, 2)]
     for number, picture in enumerate(SegmentDecoder().rgb(segment, 0, 33)):
         expected = resize(np.ascontiguousarray(source[chosen[number]].transpose(1, 2, 0)), 192, 192)
         assert np.abs(picture.astype(int) - expected).mean() < 8
-    assert not segment.mouse_px[9:11].any()
+    assert not segment.mouse_px[10:11].any()
+
+
+def test_times_that_leap_ask_for_no_more_than_the_video_has(tmp_path: Path) -> None:
+    made = annotation(60)
+    for number, frame in enumerate(made.frame_annotations):
+        frame.frame_time = 50_000_000 * number + (10**15 if number > 30 else 0)  # eleven days
+    original(tmp_path / "raw" / "leaps", video_bytes(60, rate=40), made)
+    convert([tmp_path / "raw"], tmp_path / "out", Options(val_fraction=0))
+    (segment,) = stored_segments(tmp_path / "out" / "train")
+    assert segment.num_frames == 30
+
+
+def test_a_video_of_one_frame_a_day_is_rejected(tmp_path: Path) -> None:
+    slow = video_bytes(30, b_frames=0, container_options={"use_editlist": "0"})
+    place = slow.index(b"mdhd") + 16
+    assert int.from_bytes(slow[place : place + 4], "big") == 10240
+    slow = slow[:place] + (1).to_bytes(4, "big") + slow[place + 4 :]  # ticks a second: a frame lasts 512 s
+    original(tmp_path / "raw" / "slow", slow, annotation(30))
+    original(tmp_path / "raw" / "fine", video_bytes(30), annotation(30))
+    (verdict,) = convert([tmp_path / "raw"], tmp_path / "out", Options(val_fraction=0)).rejected
+    assert (verdict["recording"], verdict["reason"]) == ("slow", "implausible times")
+
+
+def test_motion_that_no_number_holds_costs_its_recording_alone(tmp_path: Path) -> None:
+    made = annotation(60)
+    for frame in made.frame_annotations:
+        frame.user_action.mouse.mouse_delta_px.x = 2**31 - 1
+    original(tmp_path / "raw" / "flies", video_bytes(60, rate=40), made)
+    original(tmp_path / "raw" / "walks", video_bytes(60, rate=40), annotation(60))
+    summary = convert([tmp_path / "raw"], tmp_path / "out", Options(val_fraction=0))
+    (verdict,) = summary.rejected
+    assert (verdict["recording"], verdict["reason"]) == ("flies", "implausible motion")
+    assert summary.recordings == {"train": 1}
+
+
+def test_a_damaged_original_video_is_rejected_by_its_frame(tmp_path: Path) -> None:
+    video = video_bytes(60)
+    damaged = bytearray(video)
+    damaged[20_000:20_024] = bytes(24)
+    original(tmp_path / "raw" / "bad", bytes(damaged), annotation(60))
+    original(tmp_path / "raw" / "good", video, annotation(60))
+    (verdict,) = convert([tmp_path / "raw"], tmp_path / "out", Options(val_fraction=0, decode="none")).rejected
+    assert (verdict["recording"], verdict["reason"]) == ("bad", "video does not decode")
+    assert "bad/video.mp4: frame " in verdict["message"]
 
 
 def test_encoding_again_gives_the_same_bytes_whatever_was_in_memory() -> None:
@@ -79,7 +157,7 @@ def test_encoding_again_gives_the_same_bytes_whatever_was_in_memory() -> None:
         rng = np.random.default_rng(seed)
         rubbish = [rng.integers(0, 256, int(size), dtype=np.uint8) for size in rng.integers(1_000, 3_000_000, 20)]
         del rubbish[::2]
-        encoded.add(transcode(video, made, Encoding(), "here")[0])
+        encoded.add(transcode(video, made, Encoding(), Budget("here"))[0])
     assert len(encoded) == 1
 
 

@@ -35,12 +35,15 @@ def video_bytes(
     seed: int = 0,
     size: int = SIZE,
     container_options: dict[str, str] | None = None,
+    rate: int = 20,
     **options: str,
 ) -> bytes:
-    """An MP4 file of `pictures`."""
+    """An MP4 file of `pictures`, `rate` a second."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
-        _write_video(path, num_frames, gop, b_frames, codec, pix_fmt, seed, size, container_options or {}, options)
+        _write_video(
+            path, num_frames, gop, b_frames, codec, pix_fmt, seed, size, rate, container_options or {}, options
+        )
         return path.read_bytes()
 
 
@@ -53,12 +56,13 @@ def _write_video(
     pix_fmt: str,
     seed: int,
     size: int,
+    rate: int,
     container_options: dict[str, str],
     options: dict[str, str],
 ) -> None:
     with av.open(str(path), "w", options=container_options) as container:
         stream = container.add_stream(
-            codec, rate=20, options={"preset": "ultrafast", "crf": "20", "bf": str(b_frames), **options}
+            codec, rate=rate, options={"preset": "ultrafast", "crf": "20", "bf": str(b_frames), **options}
         )
         stream.width = stream.height = size
         stream.pix_fmt = pix_fmt
