@@ -13,10 +13,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from p2p.format import FRAME_RATE_HZ
+from p2p.format import MAX_RECORDING_FRAMES
 from p2p_convert.errors import Rejected
 
-MAX_FRAMES = 24 * 3600 * FRAME_RATE_HZ
+MAX_FRAMES = MAX_RECORDING_FRAMES
 MAX_ANNOTATION_BYTES = 1 << 29
 MAX_VIDEO_BYTES = 1 << 36
 MAX_MEMORY_BYTES = 4 << 30  # on top of what the process holds when it begins with a recording

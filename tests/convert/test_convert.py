@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from p2p.format import Segment, decode_index, decode_segment
+from p2p.game_names import load_aliases
 from p2p.proto import video_annotation_pb2 as messages
 from p2p_convert.cli import main
 from p2p_convert.plan import Options
@@ -347,7 +348,8 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(tmp_path: Path) -> Non
     video = video_bytes(25)
     for number in range(100):
         write_recording(tmp_path / "raw" / f"rec_{number:03}", video, annotation(25, seed=number))
-    convert([tmp_path / "raw"], tmp_path / "calm", Options(val_fraction=0.1))
+    options = Options(val_fraction=0.1, game_aliases=load_aliases())  # as the command has them
+    convert([tmp_path / "raw"], tmp_path / "calm", options)
     expected = tree_digest(tmp_path / "calm", ["lock"])
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "p2p_convert.cli", str(tmp_path / "raw"), str(out), "--split", "val=0.1"]
