@@ -195,16 +195,3 @@ def test_recordings_with_only_an_original_video_come_out_of_archives_too(tmp_pat
         assert tree_digest(out, ("plan.json",)) == tree_digest(tmp_path / f"folders {order[0]}", ("plan.json",))
         sizes = {s.recording: s.video.width for s in stored_segments(out / "train")}
         assert sizes == {"a": 192, "b": 64, "c": 192, "d": 64}
-
-
-def test_a_cut_off_archive_still_gives_the_original_videos_before_the_cut(tmp_path: Path) -> None:
-    archive = tmp_path / "batch.tar"
-    with tarfile.open(archive, "w") as tar:
-        for name in ("a", "b", "c"):
-            folder = write_recording(tmp_path / "raw" / name, None, annotation(25))
-            (folder / "video.mp4").write_bytes(video_bytes(25))
-            tar.add(folder, name)
-    archive.write_bytes(archive.read_bytes()[: archive.stat().st_size * 4 // 5])
-    summary = convert([archive], tmp_path / "out", Options(val_fraction=0), max_rejected=0.9)
-    assert summary.recordings == {"train": 2}
-    assert summary.reasons == {"damaged archive": 1}
