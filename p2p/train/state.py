@@ -18,6 +18,8 @@ from composer.core import State
 from composer.loggers import Logger
 from composer.utils import dist
 from torch import Tensor
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future
 
 from p2p import gate
 from p2p.files import sync
@@ -40,7 +42,7 @@ def save_state(state: State, folder: Path) -> FileRecord:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     planner = dcp.DefaultSavePlanner(dedup_save_to_lowest_rank=True)
-    writer = dcp.FileSystemWriter(folder, sync_files=False)
+    writer = _Writer(folder, sync_files=False)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
@@ -52,6 +54,21 @@ def save_state(state: State, folder: Path) -> FileRecord:
         record = background.submit(describe, own)
         sync(own)
         return record.result()
+
+
+class _Writer(dcp.FileSystemWriter):
+    """Reports what the file system said; torch's writer of tensors says in its place that it is at a wrong position."""
+
+    def write_data(self, plan: dcp.SavePlan, planner: dcp.SavePlanner) -> Future[list[WriteResult]]:
+        try:
+            return super().write_data(plan, planner)
+        except RuntimeError as error:
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, OSError):
+                cause = cause.__context__
+            if cause is None:
+                raise
+            raise cause from None
 
 
 def own_file() -> str:

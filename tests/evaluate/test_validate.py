@@ -1,6 +1,8 @@
 """`p2p validate`: what it finds, that nothing is evaluated twice, and that a half-written checkpoint is waited for."""
 
 import json
+import os
+import pickle
 import shutil
 import threading
 from pathlib import Path
@@ -165,6 +167,29 @@ def test_weights_that_do_not_fit_are_reported_and_left_out(
     assert validator.run_pass() == (0, [])
 
 
+class Payload:
+    """Unpickled, it makes a folder; that it did not is what the tests look at."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.mark),)
+
+
+def test_nothing_of_a_hostile_checkpoint_runs(
+    tmp_path: Path, policy_folder: Path, stream_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    step = write_step(policy_folder, tmp_path, 20)
+    (step / ".metadata").write_bytes(pickle.dumps(Payload(tmp_path / "it-ran")))
+    validator = Validator(LocalFolder(tmp_path), tmp_path, options(stream_folder, patience_s=-1.0))
+    validator.run_pass()
+    assert validator.run_pass() == (0, [])
+    assert "is left out: " in caplog.text
+    assert "not the metadata of a checkpoint" in caplog.text
+    assert not (tmp_path / "it-ran").exists()
+
+
 def test_an_object_store_is_validated_like_a_folder(
     mixed: Path, stream_folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +208,10 @@ def test_an_object_store_is_validated_like_a_folder(
         client.upload_file(str(metadata), "runs", f"tiny/{metadata.relative_to(mixed)}")
         assert validator.run_pass() == (1, [])
         assert Validator(RemoteFolder(url), out, options(stream_folder)).run_pass() == (0, [])
+        name = "tiny/checkpoints/step-00000030/.metadata"
+        client.put_object(Bucket="runs", Key=name, Body=pickle.dumps(Payload(out / "it-ran")))
+        assert validator.run_pass() == (0, ["checkpoints/step-00000030"])  # perhaps it is still being written
+        assert not (out / "it-ran").exists()
     finally:
         server.close()
     assert {row["kind"] for row in results(out)} == {ORIGINAL, POLICY, RUN}

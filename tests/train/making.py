@@ -50,8 +50,9 @@ class Payload:
 def write_checkpoint(
     folder: Path,
     step: int,
-    bend: Callable[[Path], None] | None = None,
-    spoil: Callable[[dict[str, Any]], None] | None = None,
+    bend: Callable[[Path], object] | None = None,
+    spoil: Callable[[dict[str, Any]], object] | None = None,
+    keep: int | None = None,
 ) -> Path:
     """Checkpoint `step` of a folder of checkpoints. `spoil` changes the tensors before, `bend` the files after they
     were written; a manifest that fits the outcome comes last, as a stranger would write it."""
@@ -66,7 +67,7 @@ def write_checkpoint(
     if bend is not None:
         bend(scratch)
     facts = make_facts(Recipe(name="made", policy=CONFIG), "0" * 64, step, 1)
-    publish(folder, CONFIG, facts, {DATA_FILE: describe(scratch / DATA_FILE)}, None)
+    publish(folder, CONFIG, facts, {DATA_FILE: describe(scratch / DATA_FILE)}, keep)
     return folder / step_name(step)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any
 import pytest
 
 from p2p.object_storage import ObjectFolder
-from p2p.train.checkpoints import steps_in
-from p2p.train.store import newest_remote
+from p2p.train.checkpoints import local_steps, steps_in
+from p2p.train.store import Uploader, fetch_newest, newest_remote
 from p2p_convert.cli import main as p2p_convert
 from tests.data.faulty_proxy import FaultyProxy
 from tests.data.making import annotation, video_bytes, write_recording
 from tests.s3 import S3Server
+from tests.train.making import DATA_FILE, Payload, write_checkpoint
 from tests.train.zygote import Zygote
 
 Metrics = dict[int, dict[str, Any]]
@@ -88,6 +90,10 @@ def test_a_run_killed_and_moved_to_another_machine_resumes_from_object_storage(
     assert steps_in(names) == [12, 10]
     assert (folder / "policy" / "model.safetensors").is_file()
 
+    anew = zygote.start([*argv, "resume=false"], tmp_path / "anew.log", environment=s3.environment)
+    assert anew.end() == [2]
+    assert "holds checkpoints up to step 12, and resume is false" in (tmp_path / "anew.log").read_text()
+
 
 @pytest.fixture
 def many_shards(tmp_path: Path) -> Path:
@@ -140,6 +146,70 @@ def test_a_checkpoint_that_is_not_fully_uploaded_is_passed_over(store: ObjectFol
     (tmp_path / "shard").write_bytes(b"x")
     part.upload(tmp_path / "shard", "step-00000007/__0_0.distcp")
     assert newest_remote(part) is None
+    assert fetch_newest(part, tmp_path / "fetched", None) is None
+
+
+class Listener(ObjectFolder):
+    """Remembers what is uploaded, in order."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.uploaded: list[str] = []
+
+    def upload(self, path: Path, name: str) -> None:
+        super().upload(path, name)
+        self.uploaded.append(name)
+
+
+def test_what_is_damaged_in_the_store_is_not_taken_and_the_checkpoint_before_is(
+    store: ObjectFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Uploaded, then bent: half a file, a page of an error in its place, a manifest of nothing."""
+    listener = Listener(store.url + "-damaged")
+    uploader = Uploader(listener, tmp_path / "run", keep=9)
+    for step in (1, 2, 3, 4):
+        write_checkpoint(tmp_path / "run", step)
+        uploader.submit(step)
+    uploader.close(60)
+    assert [name for name in listener.uploaded if name.startswith("step-00000004/")][-2:] == [
+        "step-00000004/manifest.json",
+        "step-00000004/.metadata",
+    ]
+    assert local_steps(tmp_path / "run") == [4]
+    content = (tmp_path / "run" / "step-00000004" / DATA_FILE).read_bytes()
+    listener.write(f"step-00000004/{DATA_FILE}", content[: len(content) // 2])
+    page = b"<html>503</html>"
+    listener.write(f"step-00000003/{DATA_FILE}", page + bytes(len(content) - len(page)))
+    listener.write("step-00000002/manifest.json", b"{}")
+    fetched = tmp_path / "fetched"
+    fetched.mkdir()
+    assert newest_remote(listener) == 3  # whole by its lengths
+    assert fetch_newest(listener, fetched, None) == 1
+    for words in (
+        "step-00000004 is passed over: __0_0.distcp has",
+        "step-00000003 is passed over: ",
+        "step-00000002 is",
+    ):
+        assert words in caplog.text
+    assert [path.name for path in fetched.iterdir()] == ["step-00000001"]
+    assert fetch_newest(listener, fetched, 1) is None
+
+
+def test_a_hostile_checkpoint_in_the_store_runs_nothing(
+    store: ObjectFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hostile, mark = ObjectFolder(store.url + "-hostile"), tmp_path / "it-ran"
+    for has_manifest, step in ((True, 5), (False, 6)):
+        checkpoint = write_checkpoint(
+            tmp_path / "run", step, bend=lambda folder: (folder / ".metadata").write_bytes(pickle.dumps(Payload(mark)))
+        )
+        for path in checkpoint.iterdir():
+            if has_manifest or path.name != "manifest.json":
+                hostile.upload(path, f"{checkpoint.name}/{path.name}")
+    (tmp_path / "fetched").mkdir()
+    assert fetch_newest(hostile, tmp_path / "fetched", None) is None
+    assert caplog.text.count("not the metadata of a checkpoint") == 2
+    assert not mark.exists()
 
 
 def test_a_missing_bucket_is_named(store: ObjectFolder) -> None:

@@ -16,6 +16,7 @@ from p2p.train.corruption import corrupt_history
 from p2p.train.metrics_file import MetricsFile
 from p2p.train.optim import lr_factor
 from p2p.train.start import build_policy, check_start
+from tests.train.making import write_checkpoint
 
 SPACE = ActionSpace()
 
@@ -113,3 +114,16 @@ def test_folders_without_a_whole_checkpoint_are_passed_over(tmp_path: Path) -> N
     assert newest_local(tmp_path) is None
     prune(tmp_path, keep=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "step-00000005"]
+
+
+def test_a_run_that_goes_on_from_an_earlier_checkpoint_keeps_what_it_writes_and_sets_the_later_ones_aside(
+    tmp_path: Path,
+) -> None:
+    for step in (5, 10, 15):
+        write_checkpoint(tmp_path, step)
+    write_checkpoint(tmp_path, 6, keep=1)
+    assert newest_local(tmp_path) == 6
+    names = {"step-00000006", "superseded-step-00000010", "superseded-step-00000015"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    write_checkpoint(tmp_path, 6, keep=1)
+    assert newest_local(tmp_path) == 6

@@ -37,11 +37,14 @@ class Run:
 
     def wait(self) -> None:
         """Until all processes ended; they must have ended well."""
-        if self.ended:
-            return
+        if not self.ended:
+            statuses = self.end()
+            assert statuses == [0] * len(self.pids), f"exit {statuses}:\n{self.log.read_text()}"
+
+    def end(self) -> list[int]:
+        """Until all processes ended; their exit statuses."""
         self.ended = True
-        statuses = self.zygote.request({"wait": self.number})
-        assert statuses == [0] * len(self.pids), f"exit {statuses}:\n{self.log.read_text()}"
+        return self.zygote.request({"wait": self.number})
 
     def kill(self) -> None:
         """SIGKILL to every process and its loader workers, as a machine that loses power."""
