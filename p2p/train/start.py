@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from p2p.model.original_file import load_tensors
 from p2p.model.policy import Policy
-from p2p.model.weights import check_tensors, load_policy
+from p2p.model.weights import check_tensors, load_policy, require_finite
 from p2p.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -64,15 +65,17 @@ def start_tensors(recipe: Recipe, expected: Mapping[str, Tensor]) -> Mapping[str
 
 
 def image_tensors(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The image encoder's tensors out of torchvision's EfficientNet-B0 weights (its first six stages)."""
-    if not path.is_file():
+    """The image encoder's tensors out of torchvision's EfficientNet-B0 weights (its first six stages).
+
+    Raises:
+        ValueError: when the file is missing, is none of such weights, or holds numbers that are not finite.
+    """
+    if not path.exists():
         raise ValueError(f"image_weights is {str(path)!r}: no such file; expected torchvision's {IMAGENET_FILE}")
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"image_weights {path}: not a file of torch weights: {' '.join(str(error).split())}"
-        ) from error
+        stored = load_tensors(path)
+    except ValueError as error:
+        raise ValueError(f"image_weights {error}") from error
     named = {
         _ENCODER_PREFIX + name.removeprefix(_TORCHVISION_PREFIX): tensor
         for name, tensor in stored.items()
@@ -81,4 +84,5 @@ def image_tensors(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tenso
     wanted = {name: tensor for name, tensor in expected.items() if name.startswith(_ENCODER_PREFIX)}
     tensors = {name: tensor for name, tensor in named.items() if name in wanted}
     check_tensors(wanted, tensors, f"image_weights {path}")
+    require_finite(tensors, f"image_weights {path}")
     return tensors

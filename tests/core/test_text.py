@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
+import pickle
+import re
 import socket
+import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +26,76 @@ def test_unknown_embedders_and_unreadable_tables_are_named(tmp_path: Path) -> No
         make_embedder(str(tmp_path / "broken.npz"))
     with pytest.raises(ValueError, match=r"absent\.npz: cannot be read"):
         make_embedder(str(tmp_path / "absent.npz"))
+
+
+def test_a_table_gives_the_embeddings_in_it(tmp_path: Path) -> None:
+    one, two = np.arange(8, dtype=np.float64), np.ones((2, 8), np.float16)
+    np.savez(tmp_path / "table.npz", **{"go left": one, "go/right": two})
+    embedder = make_embedder(str(tmp_path / "table.npz"))
+    left, right = embedder.embed("go left"), embedder.embed("go/right")
+    assert left is not None
+    assert right is not None
+    assert (left.dtype, left.shape, right.dtype, right.shape) == (np.float32, (1, 8), np.float32, (2, 8))
+    np.testing.assert_array_equal(left[0], one)
+    with pytest.raises(ValueError, match=r"has no embedding of 'stop'; it knows 'go left', 'go/right'"):
+        embedder.embed("stop")
+
+
+def npy(shape: object, dtype: str = "<f4", data: bytes = b"") -> bytes:
+    header = f"{{'descr': {dtype!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + data
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (npy((1, 4), data=struct.pack("<4f", 0, 1, float("nan"), 3)), "1 of 4 numbers are not finite"),
+        (npy((1, 2), "<f8", struct.pack("<2d", 0, 1e300)), "1 of 2 numbers are not finite"),
+        (npy((1 << 40,)), "expected float"),
+        (npy((1 << 20, 1 << 20)), "expected float"),
+        (npy((-1, 4)), "expected float"),
+        (npy((0, 4)), "expected float"),
+        (npy(()), "expected float"),
+        (npy((1, 1, 4), data=bytes(16)), "expected float"),
+        (npy((4,), "<i8", bytes(32)), "expected float"),
+        (npy((1,), "|O", pickle.dumps([1])), "expected float"),
+        (npy((1 << 20,), data=bytes(16)), "cannot be read"),
+        (npy("(1,) * (1 << 30)"), "cannot be read"),
+        (b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65535, "cannot be read"),
+        (b"\x93NUMPY\x09\x00", "cannot be read"),
+        (b"\x93NUMPY\x03\x00", "expected 1.0 or 2.0"),
+        (b"", "cannot be read"),
+        (pickle.dumps([1]), "cannot be read"),
+    ],
+)
+def test_an_array_that_is_no_embedding_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    with zipfile.ZipFile(tmp_path / "table.npz", "w") as archive:
+        archive.writestr("go \x1b[2J.npy", content)
+    with pytest.raises(ValueError, match=rf"table\.npz: .*{re.escape(message)}") as error:
+        make_embedder(str(tmp_path / "table.npz"))
+    assert str(error.value).isprintable()
+
+
+def test_a_bomb_a_pipe_and_a_damaged_table_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "table.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("one.npy", npy((1, 5 << 20), data=bytes(20 << 20)))
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(ValueError, match=r"table\.npz: .*'one' .* has 20971"):
+        make_embedder(str(path))
+    monkeypatch.setattr("p2p.text.MAX_TABLE_BYTES", 20 << 20)
+    with pytest.raises(ValueError, match=r"table\.npz: .*more than"):
+        make_embedder(str(path))
+    np.savez(path, **{"go left": np.ones(400, np.float32)})
+    whole = path.read_bytes()
+    for position in range(0, len(whole), 7):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x55]) + whole[position + 1 :])
+        with contextlib.suppress(ValueError):  # anything else would end a program
+            make_embedder(str(path))
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match="not a regular file"):
+        make_embedder(str(path))
 
 
 class TestGemma:
@@ -63,6 +139,16 @@ class TestGemma:
         with torch.inference_mode():  # without padding: it must not count
             hidden = model(input_ids=torch.tensor([[2, 3, 5]]))[0]
         np.testing.assert_allclose(embedding, hidden.mean(dim=1).numpy(), atol=1e-5)
+
+    def test_an_embedding_that_is_not_finite_is_refused(self, folder: Path, tmp_path: Path) -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        model = AutoModel.from_pretrained(folder)
+        model.norm.weight.data.fill_(float("nan"))
+        model.save_pretrained(tmp_path)
+        AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match="the embedding of 'go left': 32 of 32 numbers are not finite"):
+            make_embedder(f"gemma:{tmp_path}").embed("go left")
 
     def test_a_long_instruction_is_cut_at_128_tokens(self, folder: Path) -> None:
         embedder = make_embedder(f"gemma:{folder}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 
 from p2p.actions import ActionSpace
 from p2p.config import PolicyConfig
+from p2p.model.policy import Policy
 from p2p.recipe import CorruptionConfig, Recipe, ScheduleConfig
 from p2p.train.checkpoints import newest_local, prune
 from p2p.train.corruption import corrupt_history
@@ -87,13 +90,63 @@ def test_the_image_encoder_starts_from_torchvisions_file(tmp_path: Path) -> None
         assert torch.equal(state[name], weights["features." + name.removeprefix("image_tokenizer.encoder.")])
 
 
+class Trap:
+    """Its pickle touches a file when it is run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self.path,))
+
+
 def test_a_file_without_image_weights_is_refused(tmp_path: Path) -> None:
     config = PolicyConfig(dim=32, num_layers=1, num_heads=2, frame_height=64, frame_width=64)
     (tmp_path / "junk.pth").write_bytes(b"junk")
     torch.save({"features.0.0.weight": torch.zeros(1)}, tmp_path / "few.pth")
-    for name, message in (("junk", "not a file of torch weights"), ("few", "missing: "), ("absent", "no such file")):
-        with pytest.raises(ValueError, match=message):
+    torch.save({"features.0.0.weight": torch.zeros(1), "trap": Trap(tmp_path / "sprung")}, tmp_path / "trap.pth")
+    torch.save({"features.0.0.weight": torch.zeros(1).expand(1 << 40)}, tmp_path / "wide.pth")
+    torch.save({"features.0.0.weight": torch.zeros(1), "x": 7}, tmp_path / "mixed.pth")
+    with zipfile.ZipFile(tmp_path / "few.pth") as source:
+        with zipfile.ZipFile(tmp_path / "packed.pth", "w", zipfile.ZIP_DEFLATED) as packed:
+            for entry in source.namelist():
+                packed.writestr(entry, source.read(entry))
+    os.mkfifo(tmp_path / "pipe.pth")
+    for name, message in {
+        "junk": "not a file of torch weights",
+        "few": "missing: ",
+        "absent": "no such file",
+        "pipe": "not a regular file",
+        "trap": "not a file of torch weights",
+        "wide": "not a plain, contiguous tensor",
+        "mixed": "holds more than tensors",
+        "packed": "is compressed",
+    }.items():
+        with pytest.raises(ValueError, match=rf"(?s)image_weights.*{name}\.pth.*{message}"):
             check_start(Recipe(name="x", policy=config, image_weights=str(tmp_path / f"{name}.pth")))
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_image_weights_that_are_not_finite_or_not_floating_point_are_refused(tmp_path: Path) -> None:
+    config = PolicyConfig(dim=32, num_layers=1, num_heads=2, frame_height=64, frame_width=64)
+    with torch.device("meta"):
+        expected = Policy(config).state_dict()
+    prefix = "image_tokenizer.encoder."
+    weights = {
+        "features." + name.removeprefix(prefix): torch.zeros(tensor.shape, dtype=tensor.dtype)
+        for name, tensor in expected.items()
+        if name.startswith(prefix)
+    }
+    recipe = Recipe(name="x", policy=config, image_weights=str(tmp_path / "b0.pth"))
+    torch.save(weights, tmp_path / "b0.pth")
+    check_start(recipe)
+    for value, message in (
+        (torch.full_like(weights["features.0.0.weight"], torch.nan), "864 of 864 numbers of .* are not finite"),
+        (weights["features.0.0.weight"].to(torch.int64), r"has type torch\.int64"),
+    ):
+        torch.save(weights | {"features.0.0.weight": value}, tmp_path / "b0.pth")
+        with pytest.raises(ValueError, match=message):
+            check_start(recipe)
 
 
 def test_without_image_weights_the_loss_is_announced(
