@@ -6,35 +6,74 @@ import contextlib
 import multiprocessing
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from typing import Any
 
 from p2p_convert.plan import Task
-from p2p_convert.work import run_task
+from p2p_convert.work import keep_notes, read_notes, run_task
 
 _RAY_RETRIES = 5  # of a task whose worker died
+
+
+class _WorkerDied(Exception):  # noqa: N818  an event, not a failure of the program
+    """`noted`: (task, recording) that the workers were at."""
+
+    def __init__(self, noted: list[tuple[int, str]]) -> None:
+        super().__init__()
+        self.noted = noted
 
 
 def run_local(tasks: Sequence[Task], num_workers: int) -> Iterator[tuple[Task, dict[str, Any]]]:
     """(task, report) as they are done.
 
+    When a worker process dies, the tasks that workers were at are run alone, each in a process of its own. A recording
+    that such a process dies of is rejected; the rest goes on.
+
     Raises:
-        ValueError: when a worker process died.
+        ValueError: when a worker process dies before it has begun with any recording.
     """
     if num_workers == 1 or len(tasks) <= 1:
         for task in tasks:
             yield task, run_task(task)
         return
+    left = {task.number: task for task in tasks}
+    suspects: list[int] = []
+    while left:
+        batch = [left[suspects.pop()]] if suspects else list(left.values())
+        try:
+            for task, report in _run_in_processes(batch, num_workers):
+                del left[task.number]
+                yield task, report
+        except _WorkerDied as death:
+            noted = {number: recording for number, recording in death.noted if number in left}
+            if not noted:
+                raise ValueError(
+                    "a worker process died (out of memory?); run the same command again to go on"
+                ) from death
+            if len(batch) == 1:
+                ((number, recording),) = noted.items()
+                left[number] = replace(left[number], deadly=left[number].deadly | {recording})
+            suspects = list(noted)
+
+
+def _run_in_processes(tasks: Sequence[Task], num_workers: int) -> Iterator[tuple[Task, dict[str, Any]]]:
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(num_workers, len(tasks)), mp_context=context) as pool:
+    with (
+        tempfile.TemporaryDirectory() as notes,
+        ProcessPoolExecutor(
+            min(num_workers, len(tasks)), mp_context=context, initializer=keep_notes, initargs=(notes,)
+        ) as pool,
+    ):
         pending = {pool.submit(run_task, task): task for task in tasks}
         try:
             for future in as_completed(pending):
                 yield pending.pop(future), future.result()
         except BrokenProcessPool as error:
-            raise ValueError("a worker process died (out of memory?); run the same command again to go on") from error
+            raise _WorkerDied(read_notes(notes)) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

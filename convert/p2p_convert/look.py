@@ -150,6 +150,7 @@ def _stats(store: Store, pictures: str | None) -> Iterator[str]:
         raise ValueError(f"{where}: no such file; expected the OUT of a p2p-convert that has ended") from error
     games, counts = statistics.decode(content, where)
     yield from statistics.table(games).splitlines()
+    yield from statistics.keys_table(games)
     for kind, count in sorted(counts.items(), key=lambda item: -item[1]):
         yield f"{count:>10,} x {gate.shown(kind, quote=False)}"
     if pictures:

@@ -62,7 +62,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Task:
-    """Some recordings, converted together into shards of their own; `lease` names whose work it is."""
+    """Some recordings, converted together into shards of their own; `lease` names whose work it is.
+
+    `deadly` are those that a process died of, which are not tried again.
+    """
 
     number: int
     source: Source
@@ -70,6 +73,7 @@ class Task:
     out: str
     validation: frozenset[str] | None = field(default_factory=frozenset)
     lease: str = ""
+    deadly: frozenset[str] = frozenset()
 
     def is_validation(self, recording: str) -> bool:
         """Whether a recording belongs to the validation split; by its position alone where no list was made."""

@@ -95,6 +95,24 @@ def table(stats: Stats) -> str:
     return "\n".join([head, *(_row(name or "(unnamed)", counts) for name, counts in rows)])
 
 
+def keys_table(stats: Stats) -> list[str]:
+    """Every key and button of the action space, with the rows of all games that hold it, most held first.
+
+    Those that are never held stand last: a recorder that leaves a key out of its lists, as some leave LeftShift, shows.
+    """
+    total: Stats = {}
+    for counts in stats.values():
+        add_stats(total, "all games", counts)
+    if not total:
+        return []
+    names = [*KEY_NAMES[1:], *(f"mouse {name}" for name in BUTTON_NAMES[1:])]
+    rows: list[int] = [*total["all games"]["keys"][1:], *total["all games"]["buttons"][1:]]
+    held = sorted(zip(rows, names, strict=True), key=lambda row: (-row[0], row[1]))
+    never = ", ".join(name for count, name in held if not count)
+    lines = [f"{count:>12,}  {name}" for count, name in held if count]
+    return ["rows that hold each key or button:", *lines, *([f"never held: {never}"] if never else [])]
+
+
 def _row(name: str, counts: Mapping[str, Any]) -> str:
     steps = max(1, counts["frames"] - counts["recordings"])
     hours = counts["frames"] / FRAME_RATE_HZ / 3600

@@ -6,10 +6,12 @@ import contextlib
 import errno
 import json
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from p2p import gate
@@ -25,6 +27,7 @@ from p2p_convert.statistics import Stats, add_stats, recording_stats
 from p2p_convert.storage import open_store
 from p2p_convert.writer import Pieces, SortedRecordings, StreamPart, describe_recording
 
+_notes: Path | None = None
 DAMAGED_ARCHIVE = "damaged archive"
 _log = logging.getLogger(__name__)
 _MACHINE_IS_OUT = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
@@ -102,7 +105,7 @@ def _converted(
     """
     for raw in task.source.recordings():
         try:
-            with limited_memory():
+            with limited_memory(), _noted(task.number, raw.id):
                 done = _convert(raw, task)
         except Exception as error:  # the one place that takes any: it counts and reports
             if isinstance(error, OSError) and error.errno in _MACHINE_IS_OUT:
@@ -129,6 +132,8 @@ class _Done:
 def _convert(raw: RawRecording | Unusable, task: Task) -> _Done:
     if isinstance(raw, Unusable):
         raise raw.verdict
+    if raw.id in task.deadly:
+        raise Rejected("kills its process", f"{raw.where}: the process that converted it alone died")
     gate.plain_name(raw.id, f"{gate.shown(raw.where, quote=False)}: as the id of a recording")
     converted = convert_recording(raw, task.options.encoding, task.options.decode)
     converted = replace(converted, game=canonical(converted.game, task.options.game_aliases))
@@ -147,6 +152,34 @@ def _verdict(raw: RawRecording | Unusable, error: Exception) -> dict[str, str]:
             _log.warning("%s", gate.printable(message), exc_info=error)
     verdict = {"recording": raw.id, "where": raw.where, "reason": reason, "message": message}
     return {name: gate.printable(value) for name, value in verdict.items()}
+
+
+def keep_notes(folder: str) -> None:
+    """For a worker process: to write down in this folder which recording it is at, should it die of it."""
+    global _notes  # of the process
+    _notes = Path(folder)
+
+
+@contextlib.contextmanager
+def _noted(task: int, recording: str) -> Iterator[None]:
+    if _notes is None:
+        yield
+        return
+    note = _notes / str(os.getpid())
+    with contextlib.suppress(OSError):  # no room for it: then a death has no name
+        note.write_text(json.dumps([task, recording]))
+    yield
+    note.unlink(missing_ok=True)
+
+
+def read_notes(folder: str) -> list[tuple[int, str]]:
+    """(number of the task, recording) that each worker process was at."""
+    noted = []
+    for file in Path(folder).iterdir():
+        with contextlib.suppress(ValueError):  # died while it wrote
+            number, recording = json.loads(file.read_text())
+            noted.append((int(number), str(recording)))
+    return noted
 
 
 def stream_name(is_validation: bool, game: str, options: Options) -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
@@ -19,10 +22,12 @@ from p2p_convert.annotations import extract
 from p2p_convert.budget import Budget, limited_memory
 from p2p_convert.cli import decoding_time, main
 from p2p_convert.errors import Rejected
+from p2p_convert.executors import run_local
 from p2p_convert.packets import read_packets
-from p2p_convert.plan import Options
+from p2p_convert.plan import Options, Task
 from p2p_convert.run import Summary, convert
 from p2p_convert.segments import RawRecording
+from p2p_convert.sources import FolderSource
 from p2p_convert.verify import decode_file, decode_segments
 from tests.convert.test_convert import stored_segments
 from tests.data.making import add_text, annotation, pictures, tree_digest, video_bytes, write_recording
@@ -231,6 +236,35 @@ def test_whatever_goes_wrong_with_one_recording_costs_that_recording(
         error = ending
         with pytest.raises(type(ending)):
             convert([tmp_path / "raw"], tmp_path / "ended", Options(val_fraction=0))
+
+
+class Deadly(dict[str, bytes]):
+    """The files of a recording that kill the process that looks at them."""
+
+    def __getitem__(self, name: str) -> bytes:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
+@dataclass(frozen=True)
+class DeadlySource(FolderSource):
+    """Folders, of which those called "deadly" are."""
+
+    def recordings(self) -> Iterator[RawRecording]:
+        for raw in super().recordings():
+            yield replace(raw, files=Deadly({"annotation.proto": b""})) if raw.id == "deadly" else raw
+
+
+def test_a_recording_that_kills_its_process_costs_that_recording(tmp_path: Path) -> None:
+    tasks = []
+    for number, names in enumerate((["good", "zeal"], ["a", "deadly", "z"])):
+        folders = [write_recording(tmp_path / "raw" / n, video_bytes(3), annotation(3)) for n in names]
+        source = DeadlySource(tuple(map(str, folders)), 1)
+        tasks.append(Task(number, source, Options(val_fraction=0), str(tmp_path / "out")))
+    done = {task.number: report for task, report in run_local(tasks, 2)}
+    assert [verdict["reason"] for verdict in done[1]["rejected"]] == ["kills its process"]
+    kept = {n: [r["id"] for r in done[n]["streams"]["train"]["recordings"]] for n in done}
+    assert kept == {0: ["good", "zeal"], 1: ["a", "z"]}
 
 
 def test_memory_is_limited_while_one_recording_is_converted() -> None:

@@ -74,6 +74,23 @@ def test_inspect_shows_recordings_and_every_column(out: Path, capsys: pytest.Cap
     assert main(["inspect", str(out), "--sample", "3"]) == 2
 
 
+def test_stats_name_every_key_so_that_one_nobody_recorded_shows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = annotation(12)
+    for frame in made.frame_annotations:
+        frame.user_action.keyboard.keys[:] = ["w"]
+    write_recording(tmp_path / "raw" / "rec", video_bytes(12), made)
+    assert main([str(tmp_path / "raw"), str(tmp_path / "out"), "--split", "val=0"]) == 0
+    capsys.readouterr()
+    assert main(["stats", str(tmp_path / "out")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "          11  w" in lines
+    (never,) = [line for line in lines if line.startswith("never held: ")]
+    assert "LeftShift" in never.split(": ")[1].split(", ")
+    assert "w" not in never.split(": ")[1].split(", ")
+
+
 def test_stats_per_game_as_a_table_and_pictures(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["stats", str(out), "--pictures", str(tmp_path / "pictures")]) == 0
     lines = capsys.readouterr().out.splitlines()
