@@ -185,6 +185,7 @@ class Server:
 
     def _released(self, session: Session, player: Player) -> None:
         self._active.remove(session)
+        session.release()
         self._free.append(player)
         while self._free and self._waiting:
             self._begin(self._waiting.popleft())

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from p2p_serve.server import Server
 
 MAX_UNREAD_BYTES = 64 * 1024  # answers that wait for a client that does not read; more are thrown away
-_READ_BYTES = 128 * 1024  # one frame of 192 x 192 in one read
+READ_BYTES = 128 * 1024  # one frame of 192 x 192 in one read
 _FLOOD_READ_BYTES = 8 * 1024  # up to two thousand messages, in some 2 ms
-_MAX_FRAMES_PER_READ = 8  # the newest; whoever sends more at once is not playing
+MAX_FRAMES_PER_READ = 8  # the newest; whoever sends more at once is not playing
 _FREE_CPU_S = 0.002  # of a read; a frame of 192 x 192 takes a twentieth of it
 _REST = 4.0  # times what a costly read took,
 _LONGEST_REST_S = 0.05  # but no longer than this, which is also what a flood gets: a frame's time
@@ -66,14 +66,14 @@ class Session(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> bytearray:
         if not self._buffer:  # not before it is read from: clients that wait take no memory
-            self._buffer = bytearray(_READ_BYTES)
+            self._buffer = bytearray(READ_BYTES)
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         began_s = time.thread_time()
         num_messages = self._received(memoryview(self._buffer)[:nbytes])
         spent_s = time.thread_time() - began_s
-        if num_messages > _MAX_FRAMES_PER_READ:
+        if num_messages > MAX_FRAMES_PER_READ:
             self._buffer = bytearray(_FLOOD_READ_BYTES)
             self._rest_for(_LONGEST_REST_S)
         elif spent_s > _FREE_CPU_S and self._server.is_shared:
@@ -88,6 +88,7 @@ class Session(asyncio.BufferedProtocol):
                 timer.cancel()
         if self._reader.num_pending_bytes:
             self.reason += f" in the middle of a message ({self._reader.num_pending_bytes} bytes of it had come)"
+        self._transport, self._buffer = None, bytearray()
         self._server.session_closed(self)
 
     # --- called by the server
@@ -101,6 +102,12 @@ class Session(asyncio.BufferedProtocol):
         now = self._server.clock()
         self._recent_s.extend([now] * self._server.options.min_frames)
         self._transport.resume_reading()
+
+    def release(self) -> None:
+        """The player has ended the session; without the channel, which knows it, nothing keeps the session alive."""
+        if self.channel is not None:
+            self._num_overtaken += self.channel.num_dropped
+            self.channel = None
 
     def send(self, message: bytes, marks: Marks) -> None:
         """Send an answer, unless the client has left or does not read."""
@@ -154,7 +161,7 @@ class Session(asyncio.BufferedProtocol):
         if self._reader.num_skipped > num_skipped:
             self._too_large(self._reader.num_skipped - num_skipped)
             self._message_began = now
-        num_overtaken = max(0, len(payloads) - _MAX_FRAMES_PER_READ)
+        num_overtaken = max(0, len(payloads) - MAX_FRAMES_PER_READ)
         self._num_overtaken += num_overtaken
         self._num_unidentified += num_overtaken
         for payload in payloads[num_overtaken:]:

@@ -11,6 +11,8 @@ import pytest
 from p2p.protocol import MAX_MESSAGE_BYTES
 from p2p_serve.cli import parse
 from p2p_serve.players import EchoPlayer
+from p2p_serve.server import ServerOptions
+from p2p_serve.session import MAX_FRAMES_PER_READ, MAX_UNREAD_BYTES, READ_BYTES
 from tests.serve.live import serving
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -39,6 +41,21 @@ def test_the_messages_of_the_page_are_those_of_the_source() -> None:
     for message in re.findall(r"message \w+ \{.*?\n\}\n", block("proto"), re.DOTALL):
         assert message in source
     assert f"{MAX_MESSAGE_BYTES:,} bytes" in PROTOCOL
+
+
+def test_the_limits_of_the_page_are_the_servers() -> None:
+    options = ServerOptions()
+    assert options.max_frame_pixels == 1920 * 1200
+    for line in (
+        "| pixels of a frame | 1920 x 1200 (`--max-frame WxH`) |",
+        f"| time for a message, from its first byte to its last | {options.message_timeout_s:g} s |",
+        f"| messages in one read of up to {READ_BYTES // 1024} KiB | the newest {MAX_FRAMES_PER_READ} are looked at |",
+        f"| answers that wait to be read | {MAX_UNREAD_BYTES // 1024} KiB |",
+        f"| a waiting client | {options.grace_s:g} s for a place to become free |",
+        f"| clients that wait | {options.max_waiting} |",
+        f"| frames of a client while another one waits | {options.min_frames} in {options.idle_takeover_s:g} s |",
+    ):
+        assert line in PROTOCOL
 
 
 def typed_lines() -> list[str]:
