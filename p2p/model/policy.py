@@ -216,8 +216,11 @@ class Policy(nn.Module):
 
     def transform(self, frames: Tensor, actions: Tensor, text: Tensor) -> Tensor:
         """The main transformer: outputs at the out tokens, [B, T, D]."""
-        shape = frames.shape[:2]
-        observed = self.observation_tokens(frames.flatten(0, 1), text.flatten(0, 1))
+        return self.transform_tokens(self.observation_tokens(frames.flatten(0, 1), text.flatten(0, 1)), actions)
+
+    def transform_tokens(self, observed: Tensor, actions: Tensor) -> Tensor:
+        """As `transform`, from `observation_tokens` [B*T, n, D] and the actions [B, T, A] that followed."""
+        shape = actions.shape[:2]
         x = torch.cat([observed, self.action_tokens(actions.flatten(0, 1)).to(observed.dtype)], dim=1)
         x = x.unflatten(0, shape).flatten(1, 2)  # [B, T, S, D] -> [B, L, D]
         table = rotation(torch.arange(x.shape[1], device=x.device), self.head_dim)

@@ -1,14 +1,19 @@
-"""Cost of a training step. `python tests/benchmarks/bench_step.py [--device cuda] [--size 150M]`
+"""Cost of a training step. `python tests/benchmarks/bench_step.py [--device cuda] [--size 150M] [--timesteps 50 200]`
 
-On a CPU: CPU seconds of forward and backward (one thread, bfloat16 autocast) of the model beside a plain
-implementation with the same weights, in turn, and where the saving comes from, part by part. On a GPU:
-frames per second and model FLOPs utilisation, compiled as the recipes compile it.
+On a CPU: updates as `composer launch recipes/150M.yaml` runs them (Composer, FSDP2, one process, augmentation on),
+with one chunk an update and one thread, beside the same run with a plain forward (plain_policy.py), each in processes
+of its own, in turn (trainer_step.py); then the model's parts, with what share of the processor's measured matmul rate
+they reach. CPU seconds. The precision is what training takes on this machine; `--precision fp32` asks for the other.
+On a GPU: frames per second and model FLOPs utilisation, compiled; the optimizer and a loss, but not Composer.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,18 +22,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from plain_policy import plain_copy, plain_decoder, plain_forward, plain_observation
+from plain_policy import plain_copy, plain_decoder, plain_observation, plain_transform
+from trainer_step import PHASES
 
 from p2p.config import PolicyConfig
 from p2p.model.attention import AttentionPattern, count_pairs
 from p2p.model.mask import TokenLayout
 from p2p.model.policy import Policy
+from p2p.train.flops import forward_flops, peak_flops
+from p2p.train.precision import Precision, precision_here
 
 # dim, num_layers, chunks per GPU as in the recipes
 SIZES = {"150M": (1024, 10, 10), "300M": (1024, 20, 8), "600M": (2048, 9, 8), "1200M": (2048, 22, 5)}
 TRAIN_FACTOR = 3  # forward 1, backward 2
+WARM_UP_UPDATES = 1
 
 
 def make_policy(size: str, num_timesteps: int, device: str) -> Policy:
@@ -52,24 +62,122 @@ def cross_entropy(logits: tuple[Tensor, ...]) -> Tensor:
     return torch.stack(losses).sum()
 
 
-# ------------------------------------------------------------------ CPU
+# ------------------------------------------------------------------ CPU: the trainer
 
 
-def cpu_seconds(function: Callable[[], Tensor]) -> float:
+def make_shards(folder: Path, num_timesteps: int, num_chunks: int) -> Path:
+    """Recordings of moving noise with a person's actions, converted by p2p-convert."""
+    from p2p_convert.cli import main as convert
+    from tests.data.making import annotation, video_bytes, write_recording
+
+    num_frames = num_timesteps + 1
+    video = video_bytes(num_frames, size=192)
+    for number in range(num_chunks):
+        write_recording(folder / "raw" / f"{number:03d}", video, annotation(num_frames, seed=number))
+    assert convert([str(folder / "raw"), str(folder / "shards"), "--split", "val=0"]) == 0
+    return folder / "shards"
+
+
+def run_trainer(
+    side: str, size: str, num_timesteps: int, precision: str, updates: int, shards: Path
+) -> dict[str, float]:
+    """Median CPU seconds of an update by phase, the first update left out."""
+    script = Path(__file__).with_name("trainer_step.py")
+    options = ["--size", size, "--timesteps", str(num_timesteps), "--precision", precision, "--updates", str(updates)]
+    command = [sys.executable, str(script), side, "--shards", str(shards), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(command)}:\n{done.stderr[-3000:]}")
+    result = json.loads(done.stdout.splitlines()[-1])
+    updates_s = result["updates"][WARM_UP_UPDATES:]
+    return {phase: float(np.median([update[phase] for update in updates_s])) for phase in PHASES}
+
+
+def bench_trainer(size: str, num_timesteps: int, precision: str, rounds: int, updates: int) -> None:
+    """Print the phases of both sides, run in turn, and the ratios' medians."""
+    with tempfile.TemporaryDirectory(prefix="p2p-step-") as folder:
+        shards = make_shards(Path(folder), num_timesteps, updates + WARM_UP_UPDATES)
+        pairs = [
+            [
+                run_trainer(side, size, num_timesteps, precision, updates + WARM_UP_UPDATES, shards)
+                for side in ("plain", "ours")
+            ]
+            for _ in range(rounds)
+        ]
+    wholes = {
+        **{phase: (phase,) for phase in PHASES},
+        "forward and backward": PHASES[1:3],
+        "whole update": PHASES,
+    }
+    for name, phases in wholes.items():
+        seconds = np.array([[sum(side[phase] for phase in phases) for side in pair] for pair in pairs])
+        print_pair(name, *np.median(seconds, axis=0), float(np.median(seconds[:, 1] / seconds[:, 0])))
+
+
+def print_pair(name: str, plain_s: float, ours_s: float, ratio: float) -> None:
+    print(f"| {name} | {plain_s:.2f} s | {ours_s:.2f} s | {ratio:.2f} |", flush=True)
+
+
+# ------------------------------------------------------------------ CPU: parts
+
+
+def cpu_seconds(function: Callable[[], Tensor], precision: Precision) -> float:
     """CPU seconds of forward and backward."""
     started = time.process_time()
-    with torch.autocast("cpu", torch.bfloat16):
+    with precision.autocast():
         loss = function()
     loss.backward()
     return time.process_time() - started
 
 
-def in_turn(name: str, plain: Callable[[], Tensor], ours: Callable[[], Tensor], repeats: int) -> None:
-    """Print the medians of both, run in turn, and their ratio."""
-    pairs = [(cpu_seconds(plain), cpu_seconds(ours)) for _ in range(repeats + 1)][1:]
-    medians = np.median(np.array(pairs), axis=0)
-    ratio = float(np.median([b / a for a, b in pairs]))
-    print(f"{name:36s} plain {medians[0]:7.2f} s   model {medians[1]:7.2f} s   ratio {ratio:.2f}", flush=True)
+def matmul_peak(precision: Precision, size: int = 1024) -> float:
+    """FLOP/s of a large matrix product on one thread in the type of the precision, the best of some."""
+    dtype = torch.bfloat16 if precision.autocast_cpu else torch.float32
+    a = torch.randn(size, size).to(dtype)
+    best = float("inf")
+    for _ in range(10):
+        started = time.process_time()
+        a @ a
+        best = min(best, time.process_time() - started)
+    return 2 * size**3 / best
+
+
+def bench_parts(size: str, num_timesteps: int, precision: Precision, repeats: int) -> None:
+    """The parts of forward and backward, the parameters contiguous as FSDP2 has them, beside the plain ones."""
+    policy = make_policy(size, num_timesteps, "cpu")
+    plain = plain_copy(policy)
+    inputs = make_inputs(policy.config, 1, "cpu")
+    frames, actions, text = (t.flatten(0, 1) for t in inputs)
+    observed = torch.randn(num_timesteps, policy.layout.first_action, policy.config.dim)
+    y_out = torch.randn(num_timesteps, policy.config.dim)
+    flops, peak = forward_flops(policy.config), matmul_peak(precision)
+    parts: dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor], tuple[str, ...]]] = {
+        "image, text and other tokens": (
+            lambda: plain_observation(plain, frames, text),
+            lambda: policy.observation_tokens(frames, text),
+            ("image encoder", "text projection"),
+        ),
+        "transformer": (
+            lambda: plain_transform(plain, observed, inputs[1]),
+            lambda: policy.transform_tokens(observed, inputs[1]),
+            ("transformer, linear", "transformer, attention"),
+        ),
+        "action decoder": (
+            lambda: plain_decoder(plain, y_out, plain.action_embedding(actions)),
+            lambda: policy.decoder(y_out, policy.action_embedding(actions)),
+            ("action decoder",),
+        ),
+    }
+    for name, (theirs, ours, keys) in parts.items():
+
+        def scalar(function: Callable[[], Tensor]) -> Callable[[], Tensor]:
+            return lambda: function().float().square().mean()
+
+        pairs = [[cpu_seconds(scalar(f), precision) for f in (theirs, ours)] for _ in range(repeats + 1)][1:]
+        seconds = np.median(np.array(pairs), axis=0)
+        rate = TRAIN_FACTOR * num_timesteps * sum(flops[key] for key in keys) / seconds[1]
+        ratio = float(np.median([b / a for a, b in pairs]))
+        print_pair(f"part: {name}; {rate / peak:.1%} of the matmul rate", *seconds, ratio)
 
 
 def print_attention_counts() -> None:
@@ -82,45 +190,14 @@ def print_attention_counts() -> None:
         )
 
 
-def bench_cpu(size: str, num_timesteps: int, labelled: float, repeats: int) -> None:
+def bench_cpu(size: str, num_timesteps: int, wanted: str, rounds: int, updates: int) -> None:
     torch.set_num_threads(1)
-    policy = make_policy(size, num_timesteps, "cpu")
-    policy.image_tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    plain = plain_copy(policy)
-    inputs = make_inputs(policy.config, 1, "cpu")
-    decode = torch.rand(1, num_timesteps) < labelled
-    print(f"{size}, batch 1, T = {num_timesteps}, bf16 autocast, one thread, CPU seconds of forward + backward")
-    in_turn(
-        "whole step, every frame labelled",
-        lambda: cross_entropy(plain_forward(plain, *inputs)),
-        lambda: cross_entropy(policy(*inputs)),
-        repeats,
-    )
-    in_turn(
-        f"whole step, {labelled:.0%} of frames labelled",
-        lambda: cross_entropy(plain_forward(plain, *inputs)),
-        lambda: cross_entropy(policy(*inputs, decode=decode)),
-        repeats,
-    )
-    bench_parts(policy, plain, inputs, repeats)
-    print_attention_counts()
-
-
-def bench_parts(policy: Policy, plain: Policy, inputs: tuple[Tensor, Tensor, Tensor], repeats: int) -> None:
-    frames, actions, text = (t.flatten(0, 1) for t in inputs)
-    in_turn(
-        "  image, text and other tokens",
-        lambda: plain_observation(plain, frames, text).float().square().mean(),
-        lambda: policy.observation_tokens(frames, text).float().square().mean(),
-        repeats,
-    )
-    y_out = torch.randn(len(frames), policy.config.dim)
-    in_turn(
-        "  action decoder (8 of 9 tokens)",
-        lambda: plain_decoder(plain, y_out, plain.action_embedding(actions)).float().square().mean(),
-        lambda: policy.decoder(y_out, policy.action_embedding(actions)).float().square().mean(),
-        repeats,
-    )
+    precision = precision_here(wanted)
+    print(f"\n{size}, one chunk of {num_timesteps} timesteps an update, one thread, {precision.said}; CPU seconds,")
+    print(f"medians of {rounds} pairs of runs of {updates} updates after the first, in turn\n")
+    print("| | plain | ours | ratio |\n| --- | ---: | ---: | ---: |")
+    bench_trainer(size, num_timesteps, wanted, rounds, updates)
+    bench_parts(size, num_timesteps, precision, rounds)
 
 
 # ------------------------------------------------------------------ GPU
@@ -128,7 +205,6 @@ def bench_parts(policy: Policy, plain: Policy, inputs: tuple[Tensor, Tensor, Ten
 
 def bench_gpu(size: str, num_steps: int) -> None:
     from p2p.recipe import ParallelConfig
-    from p2p.train.flops import forward_flops, peak_flops
     from p2p.train.parallel import parallelize
 
     num_chunks = SIZES[size][2]
@@ -163,12 +239,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--size", choices=SIZES, help="default: 150M on a CPU, all on a GPU")
-    parser.add_argument("--timesteps", type=int, default=50, help="T, on a CPU")
-    parser.add_argument("--labelled", type=float, default=0.8, help="share of frames with a label, on a CPU")
-    parser.add_argument("--repeats", type=int, help="default: 3 on a CPU, 20 on a GPU")
+    parser.add_argument("--timesteps", type=int, nargs="+", default=[50, 200], help="T, on a CPU (default 50 200)")
+    parser.add_argument("--precision", choices=("amp_bf16", "fp32"), default="amp_bf16", help="on a CPU")
+    parser.add_argument("--repeats", type=int, help="pairs of runs on a CPU (3), steps on a GPU (20)")
+    parser.add_argument("--updates", type=int, default=2, help="of a run on a CPU, after the first (default 2)")
     args = parser.parse_args()
     if args.device == "cpu":
-        bench_cpu(args.size or "150M", args.timesteps, args.labelled, args.repeats or 3)
+        for num_timesteps in args.timesteps:
+            bench_cpu(args.size or "150M", num_timesteps, args.precision, args.repeats or 3, args.updates)
+        print_attention_counts()
         return
     print(torch.cuda.get_device_name(), "torch", torch.__version__)
     for size in [args.size] if args.size else SIZES:

@@ -22,29 +22,39 @@ from p2p.model.policy import ActionLogits, Policy, causal_mask
 def plain_copy(policy: Policy) -> Policy:
     """The same weights with the library's convolutions, in their default memory layout."""
     policy = copy.deepcopy(policy)
+    use_library_convolutions(policy)
+    policy.image_tokenizer.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return policy
+
+
+def use_library_convolutions(policy: Policy) -> None:
+    """In place: the library's depthwise convolutions, activations that overwrite their input."""
     for module in policy.image_tokenizer.modules():
         if isinstance(module, DepthwiseConv):
             module.__class__ = nn.Conv2d
         if isinstance(module, nn.SiLU):
             module.inplace = True
-    policy.image_tokenizer.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    return policy
 
 
 def plain_forward(policy: Policy, frames: Tensor, actions: Tensor, text: Tensor) -> ActionLogits:
     """As `Policy.forward`."""
     num_chunks, num_timesteps = frames.shape[:2]
     observed = plain_observation(policy, frames.flatten(0, 1), text.flatten(0, 1))
+    y_out = plain_transform(policy, observed, actions).flatten(0, 1)
+    outputs = plain_decoder(policy, y_out, policy.action_embedding(actions.flatten(0, 1)))
+    return ActionLogits(*(t.unflatten(0, (num_chunks, num_timesteps)) for t in policy.heads(outputs)))
+
+
+def plain_transform(policy: Policy, observed: Tensor, actions: Tensor) -> Tensor:
+    """As `Policy.transform_tokens`."""
+    num_chunks, num_timesteps = actions.shape[:2]
     x = torch.cat([observed, policy.action_tokens(actions.flatten(0, 1))], dim=1)
     x = x.unflatten(0, (num_chunks, num_timesteps)).flatten(1, 2)
     table = rotation(torch.arange(x.shape[1]), policy.head_dim)
     for layer, history in zip(policy.layers, policy.config.histories, strict=True):
         mask = dense_mask(policy.layout, num_timesteps, history, policy.config.num_sink_tokens)
         x = layer(x, table, partial(F.scaled_dot_product_attention, attn_mask=mask))
-    s = policy.layout.tokens_per_timestep
-    y_out = x[:, policy.layout.out :: s].flatten(0, 1)
-    outputs = plain_decoder(policy, y_out, policy.action_embedding(actions.flatten(0, 1)))
-    return ActionLogits(*(t.unflatten(0, (num_chunks, num_timesteps)) for t in policy.heads(outputs)))
+    return x[:, policy.layout.out :: policy.layout.tokens_per_timestep]
 
 
 def plain_observation(policy: Policy, frames: Tensor, text: Tensor) -> Tensor:
