@@ -61,15 +61,18 @@ def reduction_gain(device: str) -> float:
     return float(gradient.full_tensor())
 
 
-def fsdp_config(config: ParallelConfig) -> dict[str, Any]:
+def fsdp_config(config: ParallelConfig, num_processes: int) -> dict[str, Any]:
     """Composer's `parallelism_config`. The key must be 'fsdp': under 'fsdp2' Composer ignores it silently.
 
     Parameters and gradients travel in float32 (autocast does the bf16), which keeps the norms' scales and
     the learned tokens as exact as on one device. One process is sharded too, over itself, so that the
-    checkpoints of any number of processes have one format.
+    checkpoints of any number of processes have one format; on a CPU it gathers, that is copies, its parameters
+    once an update instead of twice: there is memory enough, and time is short.
     """
     from composer.utils.parallelism import FSDP2Config
 
+    alone_on_cpu = num_processes == 1 and not torch.cuda.is_available()
+    reshard = config.reshard_after_forward and not alone_on_cpu
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="FSDP2 Config/APIs are experimental")
-        return {"fsdp": FSDP2Config(reshard_after_forward=config.reshard_after_forward, mixed_precision="FULL")}
+        return {"fsdp": FSDP2Config(reshard_after_forward=reshard, mixed_precision="FULL")}

@@ -100,9 +100,11 @@ def build(recipe: Recipe) -> Trainer:
     from p2p.train.loaders import build_train_data
     from p2p.train.parallel import parallelize
     from p2p.train.precision import precision_here
+    from p2p.train.processor import keep_memory, share_cores
     from p2p.train.start import build_policy
 
-    _share_cores()
+    share_cores()
+    keep_memory()
     dist.initialize_dist(get_device(None), recipe.parallel.timeout_s)
     train_data = build_train_data(recipe)
     policy = build_policy(recipe, meta=dist.get_global_rank() > 0)
@@ -124,6 +126,7 @@ def _build_trainer(
     callbacks_and_due: tuple[list[Callback], Callable[[State], bool]],
 ) -> Trainer:
     from composer import Trainer
+    from composer.utils import dist
 
     from p2p.train.loaders import build_evaluators, chunks_per_process
     from p2p.train.optim import build_optimizer
@@ -141,7 +144,7 @@ def _build_trainer(
         loggers=_loggers(recipe),
         run_name=recipe.name,
         progress_bar=False,
-        parallelism_config=fsdp_config(recipe.parallel),
+        parallelism_config=fsdp_config(recipe.parallel, dist.get_world_size()),
         precision=model.precision.composer,
         device_train_microbatch_size=min(recipe.microbatch or per_process, per_process),
         seed=recipe.seed,
@@ -219,13 +222,6 @@ def _prepare(recipe: Recipe) -> list[IO[bytes]]:
 
     check_start(recipe)
     return take_run(recipe)
-
-
-def _share_cores() -> None:
-    import torch
-
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
 
 
 def _loggers(recipe: Recipe) -> list[object]:

@@ -180,3 +180,10 @@ def test_a_run_that_goes_on_from_an_earlier_checkpoint_keeps_what_it_writes_and_
     assert {path.name for path in tmp_path.iterdir()} == names
     write_checkpoint(tmp_path, 6, keep=1)
     assert newest_local(tmp_path) == 6
+
+
+def test_one_process_on_a_cpu_gathers_its_parameters_once_an_update() -> None:
+    from p2p.recipe import ParallelConfig
+    from p2p.train.parallel import fsdp_config
+
+    assert [fsdp_config(ParallelConfig(), n)["fsdp"].reshard_after_forward for n in (1, 2)] == [False, True]

@@ -103,7 +103,7 @@ def measure(out: str, microbatch: int) -> None:
         max_duration="1ba",
         callbacks=[FrozenBatchNorm(), norm, keep],
         progress_bar=False,
-        parallelism_config=fsdp_config(ParallelConfig()),
+        parallelism_config=fsdp_config(ParallelConfig(), dist.get_world_size()),
         precision="fp32",
         device="cpu",
         device_train_microbatch_size=microbatch,

@@ -29,7 +29,7 @@ def shard(recipe: Recipe) -> dict[str, Any]:
     parallelize(policy, recipe.parallel)
     model = ComposerPolicy(policy)
     whole = {name: p.numel() for name, p in model.named_parameters()}
-    config = fsdp_config(recipe.parallel)["fsdp"]
+    config = fsdp_config(recipe.parallel, dist.get_world_size())["fsdp"]
     prepare_fully_shard(model, config, Precision.AMP_BF16, generate_composer_model_policy(model))
     units = [name for name, module in model.named_modules() if isinstance(module, FSDPModule)]
     placements = {str(p.placements) for p in model.parameters()}
