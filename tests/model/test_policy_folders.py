@@ -19,6 +19,7 @@ from p2p.config import PolicyConfig
 from p2p.model import Policy, load_policy, save_policy
 from p2p.model.inference import for_inference
 from p2p.model.weights import check_tensors, write_policy_folder
+from p2p_serve.cli import main as p2p_serve
 
 SMALL = PolicyConfig(
     dim=32, num_layers=1, num_heads=4, num_timesteps=4, attention_history=4, image_encoder="small_cnn",
@@ -150,6 +151,15 @@ def test_a_policy_that_is_not_finite_is_refused_and_the_tensor_named(folder: Pat
 
     with pytest.raises(ValueError, match=r"3 of 32 numbers of out_token are not finite .* 0 more"):
         load_policy(with_tensor(folder, NAME, spoil))
+
+
+def test_the_server_ends_in_one_line_instead_of_serving_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with_tensor(folder, NAME, lambda tensor: tensor.fill_(float("nan")))
+    assert p2p_serve(["--policy", str(folder), "--socket", str(folder / "socket")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"p2p: error: {folder}/model.safetensors: 32 of 32 numbers of out_token are not finite")
+    assert error.count("\n") == 1
+    assert not (folder / "socket").exists()
 
 
 def test_infinities_of_both_signs_do_not_cancel(folder: Path) -> None:
