@@ -13,7 +13,7 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Stack samples of GameplayDataset.
 
     Returns frames uint8 [B, T, 3, Y, X], actions int64 [B, T, A], user_mask, system_mask, valid_mask bool
-    [B, T], text float32 [B, T, n_text, D], recording (list of B strings), start int64 [B].
+    [B, T], text float32 [B, T, n_text, D], recording, replaced (lists of B strings), start int64 [B].
     """
     batch: dict[str, Any] = {
         # In a loader's worker this stacks right into the shared memory that the batch travels in.
@@ -22,5 +22,6 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if isinstance(samples[0][name], torch.Tensor)
     }
     batch["recording"] = [sample["recording"] for sample in samples]
+    batch["replaced"] = [sample.get("replaced", "") for sample in samples]
     batch["start"] = torch.tensor([sample["start"] for sample in samples], dtype=torch.int64)
     return batch

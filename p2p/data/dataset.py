@@ -12,6 +12,7 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from p2p.data.assemble import ChunkReader, TextOptions
 from p2p.data.chunks import epoch_generator, epoch_starts, kept_starts, last_phase
 from p2p.data.shared_memory import remove_stale_shared_memory, taking_turns
 from p2p.data.stream import GameplayStream, ShardError
+from p2p.data.substitutes import substitutes
 from p2p.data.table import SegmentPlace
 from p2p.data.video import Undecodable
 from p2p.format import RecordingEntry, Segment, decode_segment
@@ -43,7 +45,8 @@ class GameplayDataset(StreamingDataset):
     """Chunks of recorded gameplay.
 
     A sample is a dict: frames uint8 [T, 3, Y, X], actions int64 [T, A], user_mask, system_mask, valid_mask
-    bool [T], text float32 [T, n_text, D], recording (its id), start (its first frame).
+    bool [T], text float32 [T, n_text, D], recording (its id), start (its first frame), replaced ("", or the id of the
+    recording whose chunk does not decode, so that this one stands in).
 
     Args:
         local: folder of a stream (with index.json), or where a remote one is kept.
@@ -180,26 +183,45 @@ class GameplayDataset(StreamingDataset):
     def get_item(self, sample_id: int, retry: int = 7) -> dict[str, Any]:
         """The chunk of a sample id in the epoch that is being iterated (the first, before any iteration).
 
+        Where its packets do not decode, another chunk stands in, and `replaced` names the recording.
+
         Raises:
             ShardError: when a shard that it needs is missing, damaged or out of reach.
         """
         self._enter_process()
         self._raise_failure()
         stream_id, recording, start = self.locate(int(sample_id), self._epoch)
+        try:
+            return {**self._read_chunk(stream_id, recording, start, retry), "replaced": ""}
+        except Undecodable as error:
+            return {**self._read_substitute(stream_id, recording, start, retry, error), "replaced": recording.id}
+
+    def _read_substitute(
+        self, stream_id: int, recording: RecordingEntry, start: int, retry: int, error: Undecodable
+    ) -> dict[str, Any]:
+        others = self.streams[stream_id].table.recordings
+        epoch = self._epoch if self.phase == "random" else 0
+        for other, at in substitutes(recording, start, others, self.num_timesteps, self.shuffle_seed, epoch):
+            try:
+                sample = self._read_chunk(stream_id, other, at, retry)
+            except Undecodable:
+                continue
+            logger.warning("%s: chunk at %d replaced by %s at %d", error, start, other.id, at)
+            return sample
+        raise ShardError(f"{error}, and neither do other chunks; run p2p-convert verify --decode") from error
+
+    def _read_chunk(self, stream_id: int, recording: RecordingEntry, start: int, retry: int) -> dict[str, Any]:
         table = self.streams[stream_id].table
         end = min(start + self.num_timesteps, recording.num_frames)
         first_shard = int(self.shard_offset_per_stream[stream_id])
-        segments = [
-            self._segment(first_shard + place.shard, recording, place, retry)
-            for place in table.segments(recording, start, end)
-        ]
+        places = table.segments(recording, start, end)
+        segments = [self._segment(first_shard + place.shard, recording, place, retry) for place in places]
         try:
             return self._chunks.read(recording, start, segments)
-        except Undecodable:
-            raise
+        except Undecodable as error:
+            raise Undecodable(f"shard {self._filename(first_shard + places[0].shard)}: {error}") from error
         except ValueError as error:
-            place = table.segments(recording, start, end)[0]
-            raise ShardError(f"shard {self._filename(first_shard + place.shard)}: {error}") from error
+            raise ShardError(f"shard {self._filename(first_shard + places[0].shard)}: {error}") from error
 
     def _segment(self, shard_id: int, recording: RecordingEntry, place: SegmentPlace, retry: int) -> Segment:
         key = (shard_id, place.sample)
@@ -324,6 +346,13 @@ class GameplayDataset(StreamingDataset):
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
+
+    def on_exception(self, future: Future[None]) -> None:
+        """Keep what ended a background thread for the consumer; Streaming's raises it where it is only printed."""
+        error = future.exception()
+        if error is not None:
+            self._failure = self._failure or error
+            self._event.set()
 
     def _ready_thread(self, it: _Iterator) -> None:
         """Let the consumer follow the thread that prepares shards.

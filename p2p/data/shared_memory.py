@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +16,12 @@ from streaming.base.constant import SHM_TO_CLEAN
 from streaming.base.distributed import get_local_rank, get_world_size
 from torch import distributed
 
+from p2p.files import runtime_folder
+
 logger = logging.getLogger(__name__)
 
 _SHARED_MEMORY = Path("/dev/shm")
+_ADVICE = "make it larger (docker run --shm-size=8g), or load without workers (data.num_workers=0)"
 _NAME = re.compile(rf"\d{{6}}_({'|'.join(SHM_TO_CLEAN)})")
 
 
@@ -26,20 +30,24 @@ def taking_turns(timeout_s: float) -> Iterator[None]:
     """One run of this user at a time looks for a free name in shared memory and takes it.
 
     Streaming looks first and takes later, so two runs that start together found the same name. The first process
-    of a node holds the lock, its other processes wait for it.
+    of a node holds the lock, its other processes wait for it. Locks lie where no other user can make or hold them.
 
     Raises:
-        filelock.Timeout: when another run holds the lock for longer than `timeout_s`.
+        filelock.Timeout: when another run holds the lock for longer than `timeout_s`. ValueError: when there is no
+            folder for it that is this user's alone.
     """
     is_first = get_local_rank() == 0
-    lock = FileLock(Path(tempfile.gettempdir()) / f"p2p-streaming-{os.getuid()}.lock", timeout=timeout_s)
+    folder, usual = runtime_folder(), tempfile.tempdir
+    lock = FileLock(folder / "p2p-streaming.lock", timeout=timeout_s)
     if is_first:
         lock.acquire()
     try:
         if distributed.is_available() and distributed.is_initialized():
             distributed.barrier()
+        tempfile.tempdir = str(folder)  # where Streaming puts its own locks
         yield
     finally:
+        tempfile.tempdir = usual
         if is_first:
             lock.release()
 
@@ -56,6 +64,29 @@ def remove_stale_shared_memory() -> list[str]:
     if not is_alone:
         distributed.barrier()
     return removed
+
+
+def require_shared_memory(num_bytes: int, what: str) -> None:
+    """Refuse what is known not to fit: a process that writes beyond the end of shared memory is killed (SIGBUS).
+
+    Raises:
+        ValueError: saying how much is free, and what to do.
+    """
+    free = shutil.disk_usage(_SHARED_MEMORY).free if _SHARED_MEMORY.is_dir() else num_bytes
+    if free < num_bytes:
+        raise ValueError(f"{_SHARED_MEMORY} has {_mb(free)} free; {what} needs {_mb(num_bytes)}: {_ADVICE}")
+
+
+def shared_memory_fault(error: RuntimeError) -> str:
+    """In words what torch raises when a loader's worker found shared memory full; "" for any other error."""
+    text = str(error)
+    if not any(sign in text for sign in ("Bus error", "shared memory(shm)", "</torch_")):
+        return ""
+    return f"a worker of the loader was stopped because {_SHARED_MEMORY}, in which batches travel, is full: {_ADVICE}"
+
+
+def _mb(num_bytes: int) -> str:
+    return f"{num_bytes / (1 << 20):,.1f} MiB"
 
 
 def _remove() -> list[str]:

@@ -23,6 +23,7 @@ from torch import distributed
 
 from p2p.data.cache import Cache, remove_regular
 from p2p.data.download import PatientS3Downloader
+from p2p.data.shared_memory import require_shared_memory
 from p2p.data.table import ChunkTable, build_chunk_table
 from p2p.files import new_file, temporary_path
 from p2p.format import (
@@ -40,6 +41,7 @@ from p2p.object_storage import PATIENCE_S, StorageError, is_refusal
 
 logger = logging.getLogger(__name__)
 
+_SHARED_BYTES = 1 << 18  # of a dataset, besides what grows with its chunks and shards
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 8.0
 
 
@@ -118,14 +120,19 @@ class GameplayStream(Stream):
         if str(self.remote).startswith("s3://"):
             self._downloader = PatientS3Downloader(self.give_up_after_s)  # which the dataset has set by now
         filename = self.folder / INDEX_FILE
-        entries, recordings = decode_index(self._index(world), str(filename))
+        try:
+            entries, recordings = decode_index(self._index(world), str(filename))
+        except Refused as error:
+            raise ShardError(str(error)) from error
         shards = [self._shard(entry) for entry in entries]
         try:
             self.table = build_chunk_table([shard.num_stored for shard in shards], recordings, self.num_timesteps)
         except ValueError as error:
             raise ShardError(f"{filename}: {error}") from error
-        if not len(self.table.chunk_slot):
+        num_all = len(self.table.chunk_slot)
+        if not num_all:
             raise ShardError(f"{filename}: {len(recordings)} recordings, none of them gives a chunk to train on")
+        require_shared_memory(_SHARED_BYTES + 16 * num_all + 16 * len(shards), f"the order of {num_all} chunks")
         for shard, num_chunks in zip(shards, self.table.chunks_per_shard.tolist(), strict=True):
             shard.validate(allow_unsafe_types)
             shard.samples = num_chunks
@@ -310,6 +317,8 @@ def _advice(error: OSError) -> str:
 def _read_index(filename: Path) -> bytes:
     try:
         return read_regular(filename, MAX_INDEX_BYTES)
+    except Refused as error:
+        raise ShardError(str(error)) from error
     except FileNotFoundError:
         raise ShardError(f"{filename}: no such file; expected a folder written by `p2p-convert RAW OUT`") from None
 

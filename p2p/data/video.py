@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import av
 import av.error
+import av.logging
 import numpy as np
 from av.codec.context import ThreadType
 from av.video.codeccontext import VideoCodecContext
@@ -102,6 +103,7 @@ class SegmentDecoder:
         if self._codec is not None and video == self._video:
             self._codec.flush_buffers()
             return self._codec
+        av.logging.set_level(None)  # torchvision turns FFmpeg's messages on; what is wrong is raised
         codec = av.CodecContext.create(video.codec, "r")
         assert isinstance(codec, VideoCodecContext)
         codec.extradata = video.extradata or None

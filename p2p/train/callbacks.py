@@ -30,6 +30,7 @@ from p2p.train.metrics_file import MetricsFile
 from p2p.train.optim import lr_factor
 from p2p.train.parallel import reduction_gain
 from p2p.train.reading import NotFinite
+from p2p.train.replaced import ReplacedChunks
 
 log = logging.getLogger(__name__)
 
@@ -206,7 +207,8 @@ class Report(Callback):
     """Measures every update; writes metrics.jsonl (and W&B, by Composer's logger) and a line of progress.
 
     Names of the entries: step, epoch, loss, cross_entropy, z_loss, perplexity_<head>, chunks (a number
-    that tells which chunks the update saw), lr, grad_norm,
+    that tells which chunks the update saw), replaced_chunks (so far; where there are new ones, replaced_of lists
+    their recordings), lr, grad_norm,
     step_s, wait_s (of step_s, waiting for the loader), frames_per_s, tokens_per_s, mfu, memory_gb, and
     <validation set>/<loss, cross_entropy, perplexity, perplexity_<head>>.
     """
@@ -217,11 +219,13 @@ class Report(Callback):
         interval: int,
         cost: StepCost,
         gradient_norm: GradientNorm,
+        replaced: ReplacedChunks,
     ):
         self.file = MetricsFile(folder / "metrics.jsonl")
         self.interval = interval
         self.cost = cost
         self.gradient_norm = gradient_norm
+        self.replaced = replaced
         self.entry: dict[str, Any] = {}
         self.mean_step_s: float | None = None
         self._last_line_s = -float("inf")
@@ -231,6 +235,7 @@ class Report(Callback):
         if dist.get_global_rank() == 0:
             self.file.path.parent.mkdir(parents=True, exist_ok=True)
             self.file.drop_after(int(state.timestamp.batch.value))
+        self.replaced.resume(self.file.path)
 
     def before_dataloader(self, state: State, logger: Logger) -> None:
         self._fetch_s = time.monotonic()
@@ -243,9 +248,11 @@ class Report(Callback):
         self.mean_step_s = step_s if self.mean_step_s is None else 0.95 * self.mean_step_s + 0.05 * step_s
         last = step >= num_updates(state)
         self.entry = {}
-        if step % self.interval == 0 or last:
+        if step % self.interval == 0 or last or self.replaced.latest:
             self.entry = {**self._learning(state), **self._speed(step_s)}
             logger.log_metrics(self.entry)
+            if self.replaced.latest:
+                self.entry["replaced_of"] = self.replaced.latest
         self._log_progress(state, step, last)
 
     def eval_after_all(self, state: State, logger: Logger) -> None:
@@ -274,6 +281,7 @@ class Report(Callback):
             if key.startswith("ce_")
         }
         entry["chunks"] = int(state.batch[COUNTS_KEY][3])
+        entry["replaced_chunks"] = self.replaced.count
         entry["lr"] = state.optimizers[0].param_groups[0]["lr"]
         if self.gradient_norm.last_norm is not None:
             entry["grad_norm"] = float(self.gradient_norm.last_norm)

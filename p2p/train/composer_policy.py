@@ -22,7 +22,7 @@ from p2p.train.precision import FLOAT32, Precision
 
 Batch = dict[str, Any]
 
-COUNTS_KEY = "global_counts"  # of the global batch: labelled frames, frames, chunks, fingerprint
+COUNTS_KEY = "global_counts"  # of the global batch: labelled frames, frames, chunks, fingerprint, replaced chunks
 
 
 class ComposerPolicy(ComposerModel):
@@ -58,7 +58,7 @@ class ComposerPolicy(ComposerModel):
         Composer weighs a microbatch by its share of the process's chunks and then averages over processes;
         `global chunks / chunks here` undoes both, so that the logged sums are the global batch's values.
         """
-        labelled, frames, chunks, _ = batch[COUNTS_KEY]
+        labelled, frames, chunks, *_ = batch[COUNTS_KEY]
         shares = combine(self.sums(outputs, batch), FrameCounts(labelled, frames), self.z_weight)
         return {name: share * (chunks / len(batch["actions"])) for name, share in shares.items()}
 
@@ -130,6 +130,7 @@ def split_batch(batch: Batch, microbatch_size: int | float) -> Sequence[Batch]:
     """
     mask = label_mask(batch)
     counts = [float(mask.sum()), float(mask.numel()), float(len(mask)), float(fingerprint(batch))]
+    counts.append(float(sum(map(bool, batch.get("replaced", ())))))
     summed = _on_communication_device(torch.tensor(counts, dtype=torch.float64))
     dist.all_reduce(summed, reduce_operation="SUM")
     parts = _split({key: value for key, value in batch.items() if key != COUNTS_KEY}, int(microbatch_size))

@@ -12,6 +12,7 @@ from streaming import StreamingDataLoader
 from p2p.data.augment import augment
 from p2p.data.batch import collate
 from p2p.data.dataset import GameplayDataset
+from p2p.data.shared_memory import require_shared_memory
 from p2p.recipe import Recipe
 from p2p.train.composer_policy import Batch, count_chunks, split_batch, split_eval_batch
 
@@ -25,6 +26,7 @@ def build_train_data(recipe: Recipe) -> DataSpec:
             f"data.train {recipe.data.train!r} holds {dataset.num_samples} chunks of {recipe.policy.num_timesteps} "
             f"steps; an update needs {recipe.global_batch} (global_batch)"
         )
+    _check_labels("data.train", str(recipe.data.train), dataset, "nothing to learn from")
     loader = _loader(recipe, dataset, per_process, drop_last=True)
     return DataSpec(
         loader,
@@ -49,6 +51,7 @@ def build_evaluators(recipe: Recipe, due: Callable[[State], bool]) -> list[Evalu
     evaluators = []
     for label, place in recipe.data.val_sets.items():
         dataset = _dataset(recipe, label, place, size, training=False)
+        _check_labels("data.val" if label == "val" else f"data.val.{label}", place, dataset, "nothing to score")
         loader = _loader(recipe, dataset, size, drop_last=False)
         spec = DataSpec(loader, split_batch=split_eval_batch, get_num_samples_in_batch=count_chunks)
         evaluators.append(
@@ -61,6 +64,20 @@ def build_evaluators(recipe: Recipe, due: Callable[[State], bool]) -> list[Evalu
             )
         )
     return evaluators
+
+
+def _check_labels(key: str, place: str, dataset: GameplayDataset, consequence: str) -> None:
+    """Losses and metrics count what a person did; without any of it they would be 0 and say nothing.
+
+    Raises:
+        ValueError: when the index of a data set knows no such frame.
+    """
+    recordings = [recording for stream in dataset.streams for recording in stream.table.recordings]
+    if not any(recording.num_user for recording in recordings):
+        raise ValueError(
+            f"{key} {place!r}: {len(recordings)} recordings without one frame whose action is a person's, so there is "
+            f"{consequence}; convert recordings that have user_action"
+        )
 
 
 def chunks_per_process(recipe: Recipe) -> int:
@@ -96,6 +113,11 @@ def _dataset(recipe: Recipe, label: str, place: str, batch_size: int, training: 
 
 def _loader(recipe: Recipe, dataset: GameplayDataset, batch_size: int, drop_last: bool) -> StreamingDataLoader:
     num_workers = recipe.data.num_workers
+    if num_workers:
+        policy = recipe.policy
+        frame_bytes = 3 * policy.frame_height * policy.frame_width
+        num_bytes = batch_size * policy.num_timesteps * frame_bytes
+        require_shared_memory(num_bytes, f"one batch of {batch_size} chunks for this process")
     return StreamingDataLoader(
         dataset,
         batch_size=batch_size,

@@ -49,6 +49,13 @@ def main(argv: Sequence[str]) -> int:
         fit(recipe, trainer)
     except (ShardError, NotFinite, OSError) as error:  # damaged or unreachable shards, a full disk, a failed upload
         return fail(_last_line(error))
+    except RuntimeError as error:
+        from p2p.data.shared_memory import shared_memory_fault
+
+        fault = shared_memory_fault(error)
+        if not fault:
+            raise
+        return fail(fault)
     except (KeyboardInterrupt, SystemExit) as end:
         return _interrupted(end, recipe)
     return 0
@@ -162,15 +169,18 @@ def _build_callbacks(
     from p2p.train import callbacks as cb
     from p2p.train.checkpointer import Checkpointer
     from p2p.train.flops import step_cost
+    from p2p.train.replaced import ReplacedChunks
 
     statistics, norm = cb.SharedStatistics(), cb.GradientNorm(recipe.optimizer.clip)
-    report = cb.Report(recipe.run_path, recipe.log_interval, step_cost(recipe, dist.get_world_size()), norm)
+    replaced = ReplacedChunks()
+    report = cb.Report(recipe.run_path, recipe.log_interval, step_cost(recipe, dist.get_world_size()), norm, replaced)
     callbacks = [
         cb.StepSeed(recipe.seed),
         cb.OptimizerSettings(recipe.optimizer, recipe.schedule),
         norm,
         cb.FiniteGuard(norm),
         statistics,
+        replaced,
         report,
     ]
     if recipe.ema_half_life is not None:

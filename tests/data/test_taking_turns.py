@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+from filelock import FileLock
+
+from p2p.data.shared_memory import taking_turns
 from tests.data.making import annotation, video_bytes
 
 MAKE_DATASETS = """
 import sys
+import tempfile
 from p2p.data import GameplayDataset
 sys.stdin.readline()  # all begin together
 for _ in range(10):
@@ -31,3 +38,15 @@ def test_datasets_made_at_the_same_moment_get_names_of_their_own(make_stream: Ca
         run.stdin.flush()
     results = [run.communicate(timeout=120) for run in runs]
     assert [out for out, _ in results] == ["made\n"] * 4, "\n".join(error[-500:] for _, error in results)
+
+
+def test_a_lock_that_anybody_may_hold_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In the common folder for temporary files another user's lock stopped every run."""
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(private))
+    with FileLock(tmp_path / f"p2p-streaming-{os.getuid()}.lock"), taking_turns(timeout_s=0.1):
+        assert [path.name for path in private.iterdir()] == ["p2p-streaming.lock"]
+        assert tempfile.gettempdir() == str(private)  # for Streaming's own locks
+    assert tempfile.gettempdir() == str(tmp_path)
