@@ -139,9 +139,11 @@ def action_message(action: Action | None) -> messages.LowLevelAction:
     message = messages.LowLevelAction(is_known=True)
     if action.keys:
         message.keyboard.keys.extend(action.keys)
-    message.mouse.mouse_delta_px.x = action.dx
-    message.mouse.mouse_delta_px.y = action.dy
-    message.mouse.buttons_down.extend(action.buttons)
+    mouse = message.mouse
+    delta = mouse.mouse_delta_px
+    delta.x, delta.y = action.dx, action.dy
+    if action.buttons:
+        mouse.buttons_down.extend(action.buttons)
     return message
 
 
