@@ -372,7 +372,10 @@ def seeds_table(results: dict[int, list[Episode]]) -> str:
     lines = ["| training seed | " + " | ".join(players) + " |", "| ---: |" + " ---: |" * len(players)]
     for seed, episodes in results.items():
         rows = {row.player: row for row in summarise(episodes)}
-        cells = [f"{rows[name].mean:.0f} ± {rows[name].standard_error:.0f}" for name in players]
+        errors = {name: row.standard_error for name, row in rows.items()}
+        cells = [
+            f"{rows[name].mean:.0f}" + ("" if errors[name] is None else f" ± {errors[name]:.0f}") for name in players
+        ]
         lines.append(f"| {seed} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

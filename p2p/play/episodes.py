@@ -19,7 +19,7 @@ from typing import Any
 from p2p.console import say
 from p2p.files import write_file
 from p2p.play.console import Progress
-from p2p.play.games import GAMES, game_info
+from p2p.play.games import GAMES, game_info, game_name
 from p2p.play.stopping import stoppable
 from p2p.play.workers import CONTEXT, Report, run_workers
 
@@ -146,7 +146,7 @@ class Row:
     text: str | None
     num_episodes: int
     mean: float
-    standard_error: float
+    standard_error: float | None  # of one episode there is none
     lowest: float
     highest: float
 
@@ -156,7 +156,7 @@ def summarise(episodes: Sequence[Episode]) -> list[Row]:
     rows = []
     for player, text in dict.fromkeys((episode.player, episode.text) for episode in episodes):
         scores = [episode.score for episode in episodes if (episode.player, episode.text) == (player, text)]
-        error = statistics.stdev(scores) / len(scores) ** 0.5 if len(scores) > 1 else float("nan")
+        error = statistics.stdev(scores) / len(scores) ** 0.5 if len(scores) > 1 else None
         rows.append(Row(player, text, len(scores), statistics.fmean(scores), error, min(scores), max(scores)))
     return rows
 
@@ -169,7 +169,7 @@ def format_table(rows: Sequence[Row]) -> str:
             row.player,
             str(row.num_episodes),
             f"{row.mean:.1f}",
-            f"{row.standard_error:.1f}",
+            "" if row.standard_error is None else f"{row.standard_error:.1f}",
             f"{row.lowest:.0f}",
             f"{row.highest:.0f}",
             _describe(row),
@@ -224,7 +224,7 @@ def start_servers(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument("policy", nargs="?", type=Path, help="policy folder; a server is started for it")
-    parser.add_argument("--game", required=True, help=f"one of {', '.join(GAMES)}; or program:COMMAND")
+    parser.add_argument("--game", required=True, type=game_name, help=f"one of {', '.join(GAMES)}; or program:COMMAND")
     parser.add_argument("--episodes", type=int, default=20, help="of each player (%(default)s)")
     parser.add_argument("--compare", default="", help=f"other players, with commas: {','.join(COMPARISONS)}")
     parser.add_argument(
@@ -241,6 +241,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--window", action="store_true", help="in a window, with real keys and mouse; see --seconds")
     parser.add_argument("--seconds", type=float, default=60.0, help="of play in a window (%(default)s)")
     parser.add_argument("--title", default="", help="part of the title of the window of program:COMMAND")
+    parser.add_argument(
+        "--yield-to-motion", action="store_true", help="in a window: to a person's mouse motion too, not only to keys"
+    )
     parser.add_argument("--record", type=Path, help="write the play in a window as a recording below this folder")
     parser.add_argument("--json", type=Path, help="write every episode's score there")
 
@@ -280,6 +283,7 @@ def run_window(args: argparse.Namespace) -> int:
             args.record,
             args.video,
             any_user=args.any_user,
+            yield_to_motion=args.yield_to_motion,
         )
         report = play_in_window(settings, say)
     for line in report.lines():

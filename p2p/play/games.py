@@ -97,6 +97,12 @@ GAMES = _table(
 )
 
 
+def game_name(name: str) -> str:
+    """The table's name of a game that was written with - for _; any other name as it is."""
+    wanted = name.replace("-", "_")
+    return wanted if wanted in GAMES else name
+
+
 def game_info(name: str) -> GameInfo:
     """The table's entry; ValueError names the games there are."""
     if name not in GAMES:

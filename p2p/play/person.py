@@ -12,6 +12,7 @@ from p2p.actions import Action
 from p2p.play.x11 import KEYSYMS, MOUSE_BUTTONS, Hands, open_display
 
 RESUME_KEY = "F9"
+_WHEEL = range(4, 8)  # the buttons that X makes of it: up, down, left, right
 _HEADER = struct.Struct("<HIIHHI4x")  # device, time, detail, source, 32-bit words of the valuator mask, flags
 _KINDS = {13: "key down", 14: "key up", 15: "button down", 16: "button up", 17: "motion"}
 _VALUE = struct.Struct("<iI")  # whole part, fraction
@@ -34,17 +35,18 @@ def raw_motion(data: bytes) -> tuple[float, float]:
 
 
 class PersonWatch:
-    """Who plays: the model, until a person touches anything; the person, until RESUME_KEY is pressed.
+    """Who plays: the model, until a person presses a key or a mouse button; the person, until RESUME_KEY is pressed.
 
+    With `yield_to_motion`, a person's mouse motion is enough; the wheel, whose notches are buttons to X, never is.
     Call `update` once a tick. `active` says whether the person has the controls.
     """
 
-    def __init__(self, display_name: str, hands: Hands) -> None:
+    def __init__(self, display_name: str, hands: Hands, yield_to_motion: bool = False) -> None:
         from Xlib import XK
         from Xlib.ext import xinput
 
         self._connection = open_display(display_name)
-        self._hands = hands
+        self._hands, self._yield_to_motion = hands, yield_to_motion
         self._seen: Counter[tuple[str, int]] = Counter()
         self._names = self._key_names(XK)
         self._resume = self._connection.keysym_to_keycode(XK.string_to_keysym(RESUME_KEY))
@@ -94,7 +96,7 @@ class PersonWatch:
         if kind in ("key down", "key up") and code == self._resume:
             self.active = self.active and kind != "key down"
             return
-        if not self.active and not kind.endswith("up"):  # letting go of a key is no wish to play
+        if not self.active and self._takes_over(kind, code):
             self.active = True
             self.num_takeovers += 1
             self._hands.release()
@@ -104,6 +106,12 @@ class PersonWatch:
             held.add(name)
         elif name is not None and kind.endswith("up"):
             held.discard(name)
+
+    def _takes_over(self, kind: str, code: int) -> bool:
+        """Letting go of a key is no wish to play, nor is a mouse that is pushed aside."""
+        if kind == "motion":
+            return self._yield_to_motion
+        return kind == "key down" or (kind == "button down" and code not in _WHEEL)
 
     def close(self) -> None:
         """Stop watching."""

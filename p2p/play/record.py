@@ -18,7 +18,7 @@ from pathlib import Path
 from p2p.console import say
 from p2p.files import owned, write_file
 from p2p.play.console import Progress, duration_text
-from p2p.play.games import FRAME_RATE_HZ, FRAME_SIZE, GAMES, Game, game_info, open_game
+from p2p.play.games import FRAME_RATE_HZ, FRAME_SIZE, GAMES, Game, game_info, game_name, open_game
 from p2p.play.player import SCRIPTED, Disturbed, scripted_player
 from p2p.play.stopping import stoppable
 from p2p.play.workers import Report, run_workers
@@ -173,7 +173,9 @@ def _record_episode(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument("--game", required=True, help=f"one of {', '.join(GAMES)}; with --window also program:COMMAND")
+    parser.add_argument(
+        "--game", required=True, type=game_name, help=f"one of {', '.join(GAMES)}; with --window also program:COMMAND"
+    )
     length = parser.add_mutually_exclusive_group(required=True)
     length.add_argument("--episodes", type=int, help="how many episodes")
     length.add_argument("--hours", type=float, help="how many hours of game time, in whole episodes of full length")

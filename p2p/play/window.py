@@ -3,8 +3,8 @@
     p2p play POLICY --game doom:health_gathering --window --seconds 60
     p2p play POLICY --game "program:crispy-doom -window -iwad freedoom1.wad" --seconds 60
 
-Pixels are grabbed from the window at 20 Hz, keys and mouse go to it as real input events. When a person touches the
-keyboard or the mouse the model yields, and takes over again on F9. record_person.py records a person's play.
+Pixels are grabbed from the window at 20 Hz, keys and mouse go to it as real input events. When a person presses a
+key or a mouse button the model yields, and takes over again on F9. record_person.py records a person's play.
 """
 
 import os
@@ -34,7 +34,7 @@ class WindowSettings:
     """What is played, for how long, and what is written down. `seed` is of the first episode.
 
     `instruction` is what a person who is recorded was told, `text_tokenizer` the name of its embedder, `any_user`
-    whether a server of another user may play.
+    whether a server of another user may play, `yield_to_motion` whether a person takes over by mouse motion too.
     """
 
     game: str
@@ -47,6 +47,7 @@ class WindowSettings:
     instruction: Instruction = Instruction()
     text_tokenizer: str = "minilm"
     any_user: bool = False
+    yield_to_motion: bool = False
 
 
 @dataclass
@@ -103,7 +104,7 @@ def open_window(
     stack.callback(eyes.close)
     hands = Hands(connection)
     stack.callback(hands.release)
-    person = PersonWatch(name, hands)
+    person = PersonWatch(name, hands, settings.yield_to_motion)
     stack.callback(person.close)
     focus(connection, window)
     say(f"display {name}, window {window.get_wm_name()!r}, {geometry.width} x {geometry.height}")

@@ -11,8 +11,16 @@ import pytest
 
 from p2p.actions import Action
 from p2p.cli import main
-from p2p.play.episodes import FIRST_SEED, Episode, format_table, make_jobs, summarise
-from p2p.play.games import game_info, open_game
+from p2p.play.episodes import (
+    FIRST_SEED,
+    Episode,
+    PlaySettings,
+    format_table,
+    make_jobs,
+    summarise,
+    write_results,
+)
+from p2p.play.games import game_info, game_name, open_game
 from p2p.play.overlay import VideoWriter, draw_action
 from p2p.play.player import scripted_player
 from p2p.play.record import RecordSettings, record_episodes
@@ -156,6 +164,21 @@ def test_the_summary_is_the_mean_and_its_standard_error() -> None:
     assert (row.mean, row.lowest, row.highest) == (3.0, 1.0, 6.0)
     assert row.standard_error == pytest.approx(np.std([1, 2, 3, 6], ddof=1) / 2)
     assert "| policy |        4 |        3.0 |    1.1 |" in format_table([row])
+
+
+def test_of_one_episode_no_error_is_claimed(tmp_path: Path) -> None:
+    episodes = [Episode("policy", 0, 3.0, 1, {})]
+    (row,) = summarise(episodes)
+    assert row.standard_error is None
+    assert "nan" not in format_table([row])
+    write_results(tmp_path / "play.json", PlaySettings(BASIC), episodes)
+    content = json.loads((tmp_path / "play.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert content["summary"][0]["standard_error"] is None
+
+
+def test_a_game_s_name_is_taken_with_dashes() -> None:
+    assert game_name("doom:health-gathering") == game_name("doom:health_gathering") == "doom:health_gathering"
+    assert game_name("program:my-game -w") == "program:my-game -w"
 
 
 def test_the_control_is_fed_with_frames_of_other_moments_only() -> None:

@@ -147,6 +147,23 @@ def test_the_model_yields_to_a_person_and_takes_over_on_the_key(screen: str, win
     watch.close()
 
 
+@pytest.mark.parametrize("yields", [False, True])
+def test_the_model_yields_to_motion_only_if_it_is_told_to(screen: str, window: tuple[Any, Any], yields: bool) -> None:
+    watch = PersonWatch(screen, Hands(window[0]), yields)
+    person = Hands(open_display(screen))
+    person._send("button down", 4)  # a notch of the wheel is no button
+    person._send("button up", 4)
+    person.hold(Action(dx=30))
+    moved: list[Action] = []
+    assert wait_until(lambda: (moved.append(watch.update()) or True) and sum(action.dx for action in moved) == 30)
+    assert watch.active == yields
+    person.hold(Action(("d",)))
+    person.release()
+    assert wait_until(lambda: (watch.update() or True) and watch.active)  # the key is enough
+    assert watch.num_takeovers == 1
+    watch.close()
+
+
 def test_what_was_executed_is_recorded_with_model_and_person_apart(
     screen: str, echo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
