@@ -23,7 +23,7 @@ from p2p.model.original_config import (
     inferred_config,
     told_by_tensors,
 )
-from p2p.model.original_file import IMAGE_COPY, check_finite, load_state_dict
+from p2p.model.original_file import IMAGE_COPY, load_state_dict
 from p2p.model.policy import Policy
 from p2p.model.weights import (
     WEIGHTS_NAME,
@@ -31,6 +31,7 @@ from p2p.model.weights import (
     check_tensors,
     describe_names,
     load_policy,
+    require_finite,
     write_policy_folder,
 )
 
@@ -107,8 +108,8 @@ def import_checkpoint(
 ) -> Path:
     """Turn an original .ckpt into a policy folder.
 
-    The file is mapped, never loaded: optimizer states are not read, and each tensor is written before
-    the next is touched. Types stay as they are in the file.
+    The file is mapped, never loaded: optimizer states are not read, and no tensor is copied. Types stay as they are
+    in the file.
 
     Args:
         config_path: the original's YAML; default: the model_config.yaml beside the checkpoint, where there is one.
@@ -119,6 +120,7 @@ def import_checkpoint(
         ValueError: a file is missing or unreadable, or weights and configuration do not fit.
     """
     config, tensors = read_checkpoint(checkpoint, config_path, config)
+    require_finite(tensors, str(checkpoint))
     return write_policy_folder(config, tensors, out)
 
 
@@ -148,9 +150,7 @@ def read_checkpoint(
         log.warning("%s: no configuration; %s", checkpoint, line)
     else:
         check_told(config, told, str(checkpoint), source, is_yaml)
-    tensors = rename_from_original(config, state, str(checkpoint))
-    check_finite(tensors, str(checkpoint))
-    return config, tensors
+    return config, rename_from_original(config, state, str(checkpoint))
 
 
 def rename_from_original(config: PolicyConfig, state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:

@@ -296,10 +296,13 @@ def check_told(config: PolicyConfig, told: Mapping[str, Told], where: str, sourc
         if given[key] != entry.value
     ]
     if differing:
-        raise ValueError(
-            f"{source} and {where} disagree: {'; '.join(differing)}. The file that comes with a download may be "
-            "outdated: name the original's config/policy_model/SIZE.yaml with --config, or a recipe with --recipe"
+        advice = (
+            "The file that comes with a download may be outdated: give `p2p import` the original's "
+            "config/policy_model/SIZE.yaml with --config, or a recipe with --recipe"
+            if is_yaml
+            else "Name the recipe that it was trained with, or leave --recipe out"
         )
+        raise ValueError(f"{source} and {where} disagree: {'; '.join(differing)}. {advice}")
 
 
 # ------------------------------------------------------------------ for the original

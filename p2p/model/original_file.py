@@ -35,7 +35,6 @@ _CONTAINERS = {"EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TU
 _MEMORY = {"BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"}
 _IN_PLACE = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "BUILD")
 _OPERATIONS = {"PROTO", "STOP", "BINPERSID", "GLOBAL", "REDUCE", *_VALUES, *_CONTAINERS, *_MEMORY, *_IN_PLACE}
-_FINITE_AT_ONCE = 1 << 22  # numbers
 
 
 def load_state_dict(path: Path) -> dict[str, Tensor]:
@@ -240,16 +239,3 @@ def check_tensors_of_file(state: Mapping[str, Tensor], file_bytes: int, where: s
         total_bytes += 0 if name.startswith(IMAGE_COPY) else num_bytes
     if total_bytes > file_bytes:
         raise gate.Refused(f"{where}: its tensors lie over one another; they have more bytes than the file")
-
-
-def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
-    """Refuse NaN and infinite weights, in pieces, so that no mask of a whole tensor is held.
-
-    Raises:
-        ValueError: naming the first tensor that has one.
-    """
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point():
-            for piece in tensor.detach().reshape(-1).split(_FINITE_AT_ONCE):
-                if not torch.isfinite(piece).all():
-                    raise gate.Refused(f"{where}: {name} holds numbers that are not finite (NaN or infinite)")

@@ -58,7 +58,7 @@ def _open_checkpoint(path: Path, config: Path | None, device: torch.device, dtyp
     return for_inference(load_checkpoint(path, config).to(device), dtype)
 
 
-def _download(name: str) -> tuple[Path, Path]:
+def _download(name: str) -> tuple[Path, Path | None]:
     repository, _, size = name.rpartition("/")
     if repository.count("/") != 1:
         raise ValueError(f"{HUB_PREFIX}{name}: expected hf:OWNER/NAME/SIZE, such as hf:elefantai/open-p2p/150M")

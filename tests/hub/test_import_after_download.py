@@ -37,3 +37,13 @@ def test_an_imported_download_computes_the_reference_logits(
         (logits.mouse_y, "mouse_delta_y"),
     ):
         torch.testing.assert_close(ours, reference[f"logits.{theirs}"], rtol=0, atol=1e-4)
+
+
+def test_a_checkpoint_without_a_configuration_is_imported_by_what_its_tensors_tell(
+    make_hub: MakeHub, tmp_path: Path, shared_fixtures: Path
+) -> None:
+    content = (shared_fixtures / "parity_tiny" / "checkpoint-step=00000010.ckpt").read_bytes()
+    make_hub({MODELS: {"150M/checkpoint-step=00000010.ckpt": content}})
+    assert main(["download", "model", "150M", "--import", "--output", str(tmp_path)]) == 0
+    config = load_policy(tmp_path / "150M" / "policy").config
+    assert (config.dim, config.num_layers, config.num_timesteps) == (64, 2, 200)
