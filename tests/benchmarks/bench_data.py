@@ -35,6 +35,7 @@ from p2p_convert.run import convert
 from tests.data.making import annotation, video_bytes, write_recording
 
 T = 200
+COPIED = Options(val_fraction=0, decode="none")
 
 
 @contextmanager
@@ -91,12 +92,17 @@ def floor(raw: Path) -> None:
 def bench_conversion(raw: Path, num_frames: int, root: Path) -> None:
     outs = iter(range(1000))
 
-    def run(workers: int = 1) -> None:
-        convert([raw], root / f"out{next(outs)}", Options(val_fraction=0), workers)
+    def run(decode: str) -> None:
+        convert([raw], root / f"out{next(outs)}", Options(val_fraction=0, decode=decode))
 
-    least, ours = cpu_seconds(lambda: floor(raw)), cpu_seconds(run)
-    print(f"conversion          {num_frames / ours:>9,.0f} frames per CPU second")
+    least, ours = cpu_seconds(lambda: floor(raw)), cpu_seconds(lambda: run("none"))
+    print(f"conversion          {num_frames / ours:>9,.0f} frames per CPU second (--decode none)")
     print(f"  its floor         {num_frames / least:>9,.0f} (parse, demux, hash)     ratio {least / ours:.2f}")
+    for decode in ("sampled", "all"):
+        seconds = cpu_seconds(lambda decode=decode: run(decode), 1)
+        print(
+            f"  --decode {decode:8} {num_frames / seconds:>9,.0f} frames per CPU second {seconds / ours:>10.1f} x the time"
+        )
     source = sum(path.stat().st_size for path in raw.rglob("*") if path.is_file())
     stored = sum(path.stat().st_size for path in (root / "out0").rglob("*.mds"))
     print(f"bytes stored        {stored / source:>9.3f} of the source's {source / num_frames:,.0f} per frame")
@@ -113,7 +119,7 @@ def bench_two_workers(num_recordings: int, num_frames: int, root: Path) -> None:
     wall = []
     for workers in (1, 2):
         begin = time.monotonic()
-        convert([raw], root / f"by{workers}", Options(val_fraction=0), workers)
+        convert([raw], root / f"by{workers}", COPIED, workers)
         wall.append(time.monotonic() - begin)
         shutil.rmtree(root / f"by{workers}")
     print(
@@ -127,7 +133,7 @@ def bench_scale(root: Path) -> None:
     for num_recordings in (10, 100, 2000):
         raw = make_raw(root / f"many{num_recordings}", num_recordings, 60, 30)
         out = root / f"scale{num_recordings}"
-        seconds = cpu_seconds(lambda raw=raw, out=out: convert([raw], out, Options(val_fraction=0)), 1)
+        seconds = cpu_seconds(lambda raw=raw, out=out: convert([raw], out, COPIED), 1)
         opened = cpu_seconds(lambda out=out: open_dataset(out / "train", shuffle=True), 1)
         print(
             f"{num_recordings:>6,} recordings  {1e6 * seconds / num_recordings / 60:>9.1f} us per frame to convert, "
@@ -228,7 +234,7 @@ def bench_memory(raw: Path, root: Path) -> None:
 
     from p2p.data import collate
 
-    convert([raw], root / "memory", Options(val_fraction=0))
+    convert([raw], root / "memory", COPIED)
     dataset = open_dataset(root / "memory" / "train", phase="random", shuffle=True, batch_size=8)
     loader = DataLoader(dataset, batch_size=8, num_workers=2, prefetch_factor=2, collate_fn=collate)
     batches = iter(loader)
@@ -259,7 +265,7 @@ def main() -> None:
                 bench_two_workers(args.recordings, args.frames, root)
             one = root / f"one{gop}"
             shutil.copytree(raw / "rec_0000", one / "rec_0000")
-            convert([one], root / f"stream{gop}", Options(val_fraction=0))
+            convert([one], root / f"stream{gop}", COPIED)
             bench_loader(one, root / f"stream{gop}" / "train", f"GOP {gop}", 30)
         bench_scale(root)
 
