@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import unicodedata
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -12,6 +14,7 @@ from p2p import gate
 
 MAX_BYTES = 1 << 20
 _MAX_CHARACTERS = 255
+_MAX_FOLDER_BYTES = 120
 _DASHES = re.compile(r"[-_\s.=/]+")
 
 
@@ -56,3 +59,17 @@ def canonical(name: str, aliases: Mapping[str, str]) -> str:
         return aliases[name]
     game, slash, subtype = name.partition("/")
     return aliases.get(game, game) + slash + aliases.get(subtype, subtype)
+
+
+def folder_name(game: str) -> str:
+    """A plain name for the folder of a game; different games have different ones.
+
+    Letters, marks and digits of any script, dashes and dots stay, a slash becomes an underscore. A name that would lose
+    anything else, or is long, gets a tilde and the beginning of its SHA-256 instead.
+    """
+    kept = "".join(c if c in "-." or unicodedata.category(c)[0] in "LMN" else "_" for c in game).strip("._")
+    is_whole = kept.replace("_", "/") == game == unicodedata.normalize("NFC", game) != ""
+    if is_whole and len(kept.encode()) <= _MAX_FOLDER_BYTES:
+        return kept
+    begin = kept.encode()[:_MAX_FOLDER_BYTES].decode(errors="ignore") or "unnamed"
+    return f"{begin}~{hashlib.sha256(game.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from p2p import gate
 from p2p.format import FORMAT_VERSION
 from p2p.hub.archive import BadArchive
-from p2p_convert import hub
+from p2p_convert import hub, reports
 from p2p_convert.decoding import ALL, DECODE
 from p2p_convert.sources import (
     ArchiveSource,
@@ -29,6 +31,8 @@ from p2p_convert.sources import (
 )
 from p2p_convert.storage import Store
 from p2p_convert.transcode import Encoding
+
+logger = logging.getLogger(__name__)
 
 PLAN = ".convert/plan.json"
 _TASK_BYTES = 128 << 20
@@ -119,7 +123,7 @@ def make_plan(raw: Sequence[str | Path], out: str, options: Options) -> Plan:
             f"{', '.join(map(str, raw))}: no recording in it; a recording is a folder with annotation.proto and "
             "192x192.mp4, and an archive of recordings is a .tar.gz"
         )
-    in_archives = _names(archives)
+    in_archives = _names(archives, options.val_fraction)
     validation = None if in_archives is None else validation_ids([*first, *in_archives], options.val_fraction)
     tasks: list[Task] = []
     for group in _group(list(first.values())):
@@ -137,10 +141,12 @@ def make_plan(raw: Sequence[str | Path], out: str, options: Options) -> Plan:
     return Plan(tuple(tasks), len(first), tuple(duplicates), identity)
 
 
-def _names(archives: Sequence[ArchiveSource]) -> list[str] | None:
-    """All ids in the archives; None when they are too large to be read for that."""
+def _names(archives: Sequence[ArchiveSource], val_fraction: float) -> list[str] | None:
+    """All ids in the archives, for the split; None when they are too large to be read for that, or damaged."""
     if sum(archive.num_bytes for archive in archives) > _SCANNED_BYTES:
         return None
+    if val_fraction == 0:
+        return []
     names = []
     for archive in archives:
         try:
@@ -172,23 +178,55 @@ def _group(folders: Sequence[Path]) -> list[list[tuple[Path, int]]]:
 def claim(store: Store, plan: Plan) -> list[Task]:
     """Note in OUT which conversion it holds; returns the tasks that are still to do.
 
+    To do are also those whose report is damaged, or whose shards are gone or cut off, and damaged archives.
+
     Raises:
-        ValueError: when it holds another one.
+        ValueError: when it holds another one, or a file was changed after it was converted.
     """
-    names = set(store.names())
-    if PLAN in names:
-        try:
-            identity = json.loads(store.read(PLAN)).get("identity")
-        except json.JSONDecodeError:
-            identity = None
-        if identity != plan.identity:
-            raise ValueError(
-                f"{store.address}: holds a conversion of other recordings or with other options; "
-                "name another OUT, or remove this one"
-            )
-    elif any(name.endswith("index.json") for name in names):
+    sizes = store.sizes()
+    if PLAN in sizes:
+        if _identity(store) != plan.identity:
+            raise _other(store, "")
+    elif any(name.endswith("index.json") for name in sizes):
         raise ValueError(f"{store.address}: holds shards that this program did not write; name another OUT")
     else:
         note: dict[str, Any] = {"identity": plan.identity, "num_tasks": len(plan.tasks), "folders": plan.num_folders}
         store.write(PLAN, json.dumps(note, sort_keys=True).encode() + b"\n")
-    return [task for task in plan.tasks if task.report_name not in names]
+    return [task for task in plan.tasks if not _is_done(store, task, sizes)]
+
+
+def _is_done(store: Store, task: Task, sizes: Mapping[str, int]) -> bool:
+    """Whether a task has a report that holds; one that does not is removed."""
+    if task.report_name not in sizes:
+        return False
+    where = f"{store.address}/{task.report_name}"
+    try:
+        report = reports.decode(store.read(task.report_name), where)
+        missing = next(reports.missing_shards(report, sizes), "")
+        problem = f"{missing} is gone or cut off" if missing else ""
+    except gate.Refused as error:
+        report, problem = {}, str(error)
+    if not problem and report.get("sources"):  # older reports have none
+        changed = reports.changed_file(report["sources"], task.source)
+        if changed and not reports.is_to_be_tried_again(report):
+            raise _other(store, f": {gate.printable(changed)} has changed since it was converted")
+    if problem or reports.is_to_be_tried_again(report):
+        logger.warning("%s: %s; that task is done again", where, problem or "an archive was damaged")
+        store.delete([task.report_name])
+        return False
+    return True
+
+
+def _identity(store: Store) -> Any:
+    where = f"{store.address}/{PLAN}"
+    try:
+        return gate.mapping(gate.parse_json(store.read(PLAN), where), where).get("identity")
+    except gate.Refused as error:
+        raise ValueError(f"{error}; the plan is damaged: name another OUT, or remove this one") from error
+
+
+def _other(store: Store, why: str) -> ValueError:
+    return ValueError(
+        f"{store.address}: holds a conversion of other recordings or with other options{why}; "
+        "name another OUT, or remove this one"
+    )

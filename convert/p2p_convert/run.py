@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from p2p.format import RecordingEntry, encode_index, entry_from_json
+from p2p_convert import reports
 from p2p_convert.executors import EXECUTORS
 from p2p_convert.plan import Options, Plan, Task, claim, make_plan
 from p2p_convert.statistics import Stats, add_stats
@@ -68,7 +69,11 @@ def convert(
 
 
 def finish(plan: Plan, store: Store, max_rejected: float) -> Summary:
-    """Join the reports of all tasks; the indexes come last, so that a stream with an index is complete."""
+    """Join the reports of all tasks; the indexes come last, so that a stream with an index is complete.
+
+    Raises:
+        ValueError: when too much was rejected, or a shard that was written is no longer there.
+    """
     shards: dict[str, list[dict[str, Any]]] = {}
     recordings: dict[str, list[RecordingEntry]] = {}
     rejected = [
@@ -77,8 +82,13 @@ def finish(plan: Plan, store: Store, max_rejected: float) -> Summary:
     ]
     counts: Counter[str] = Counter()
     stats: Stats = {}
+    sizes = store.sizes()
     for task in plan.tasks:
-        report = json.loads(store.read(task.report_name))
+        report = reports.decode(store.read(task.report_name), f"{store.address}/{task.report_name}")
+        for missing in reports.missing_shards(report, sizes):
+            raise ValueError(
+                f"{store.address}/{missing}: gone or cut off since it was written; run the same command again"
+            )
         for stream, part in report["streams"].items():
             first = sum(shard["samples"] for shard in shards.setdefault(stream, []))
             shards[stream] += part["shards"]

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import logging
 import os
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from p2p import gate
 from p2p.format import RecordingEntry, encode_segment
-from p2p.game_names import canonical
+from p2p.game_names import canonical, folder_name
 from p2p.hub.archive import BadArchive
+from p2p_convert import reports
 from p2p_convert.budget import limited_memory
 from p2p_convert.errors import Rejected
 from p2p_convert.plan import Options, Task
@@ -28,7 +27,6 @@ from p2p_convert.storage import open_store
 from p2p_convert.writer import Pieces, SortedRecordings, StreamPart, describe_recording
 
 _notes: Path | None = None
-DAMAGED_ARCHIVE = "damaged archive"
 _log = logging.getLogger(__name__)
 _MACHINE_IS_OUT = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 _REASONS: dict[type[Exception], str] = {
@@ -44,7 +42,8 @@ def run_task(task: Task) -> dict[str, Any]:
     """Convert the recordings of a task; returns its report, which is in OUT as well.
 
     The report: streams {name: {shards, recordings}}, rejected [{recording, where, reason, message}],
-    counts {oddity: number}, stats {game: counts}. A task that has a report is not done again.
+    counts {oddity: number}, stats {game: counts}, sources {file: what tells its content}. A task that has a report is
+    not done again.
 
     Raises:
         OSError: when files cannot be read; ValueError: when they cannot be written, for example to a full disk.
@@ -52,12 +51,13 @@ def run_task(task: Task) -> dict[str, Any]:
     """
     store = open_store(task.out)
     with contextlib.suppress(FileNotFoundError):
-        return json.loads(store.read(task.report_name))
+        return reports.decode(store.read(task.report_name), f"{store.address}/{task.report_name}")
+    stamps = reports.stamps(task.source)
     parts: dict[str, StreamPart] = {}
     rejected: list[dict[str, str]] = []
     counts: Counter[str] = Counter()
     stats: Stats = {}
-    for stream, recording, samples in _in_order(task, rejected, counts, stats):
+    for stream, recording, samples in _in_order(task, rejected, counts, stats, stamps):
         if stream not in parts:
             options = task.options
             parts[stream] = StreamPart(store, stream, task.number, options.shard_bytes, options.compression)
@@ -67,17 +67,18 @@ def run_task(task: Task) -> dict[str, Any]:
         "rejected": rejected,
         "counts": dict(sorted(counts.items())),
         "stats": stats,
+        "sources": stamps,
     }
     store.check(task.lease)
-    store.write(task.report_name, json.dumps(report, sort_keys=True).encode() + b"\n")
+    store.write(task.report_name, reports.encode(report))
     return report
 
 
 def _in_order(
-    task: Task, rejected: list[dict[str, str]], counts: Counter[str], stats: Stats
+    task: Task, rejected: list[dict[str, str]], counts: Counter[str], stats: Stats, stamps: reports.Stamps
 ) -> Iterator[tuple[str, RecordingEntry, Iterable[Pieces]]]:
-    """(stream, recording, samples) by id; what else there is to report goes into the last three arguments."""
-    converted = _converted(task, rejected, counts, stats)
+    """(stream, recording, samples) by id; what else there is to report goes into the last four arguments."""
+    converted = _converted(task, rejected, counts, stats, stamps)
     if isinstance(task.source, FolderSource):  # is in order
         yield from converted
         return
@@ -86,7 +87,7 @@ def _in_order(
             for stream, recording, samples in converted:
                 waiting.add(stream, recording, samples)
         except BadArchive as error:  # only its end shows whether what was read before is right
-            lost = {"reason": DAMAGED_ARCHIVE, "message": str(error)}
+            lost = {"reason": reports.DAMAGED_ARCHIVE, "message": str(error)}
             where = task.source.archive
             rejected += [{"recording": name, "where": where, **lost} for name in ["", *waiting.ids]]
             counts.clear()
@@ -96,7 +97,7 @@ def _in_order(
 
 
 def _converted(
-    task: Task, rejected: list[dict[str, str]], counts: Counter[str], stats: Stats
+    task: Task, rejected: list[dict[str, str]], counts: Counter[str], stats: Stats, stamps: reports.Stamps
 ) -> Iterator[tuple[str, RecordingEntry, list[Pieces]]]:
     """(stream, recording, samples) as the source gives them.
 
@@ -111,10 +112,12 @@ def _converted(
             if isinstance(error, OSError) and error.errno in _MACHINE_IS_OUT:
                 raise
             rejected.append(_verdict(raw, error))
+            reports.add_samples(stamps, raw.id, raw.files if isinstance(raw, RawRecording) else {})
             continue
         game = done.recording.game
         add_stats(stats, game, done.stats)
         counts.update(done.counts)
+        reports.add_hashes(stamps, raw.id, done.source)
         yield stream_name(task.is_validation(raw.id), game, task.options), done.recording, done.samples
         del raw, done  # before the next one is read
 
@@ -127,6 +130,7 @@ class _Done:
     samples: list[Pieces]
     counts: Counter[str]
     stats: dict[str, Any]
+    source: Mapping[str, Mapping[str, Any]]
 
 
 def _convert(raw: RawRecording | Unusable, task: Task) -> _Done:
@@ -138,7 +142,8 @@ def _convert(raw: RawRecording | Unusable, task: Task) -> _Done:
     converted = convert_recording(raw, task.options.encoding, task.options.decode)
     converted = replace(converted, game=canonical(converted.game, task.options.game_aliases))
     samples = [encode_segment(segment) for segment in converted.segments]
-    return _Done(describe_recording(converted), samples, converted.counts, recording_stats(converted))
+    source = converted.segments[0].source or {}
+    return _Done(describe_recording(converted), samples, converted.counts, recording_stats(converted), source)
 
 
 def _verdict(raw: RawRecording | Unusable, error: Exception) -> dict[str, str]:
@@ -185,6 +190,4 @@ def read_notes(folder: str) -> list[tuple[int, str]]:
 def stream_name(is_validation: bool, game: str, options: Options) -> str:
     """The folder, below OUT, of the stream that a recording belongs to."""
     split = "val" if is_validation else "train"
-    if not options.by_game:
-        return split
-    return f"{split}/{re.sub(r'[^A-Za-z0-9._-]+', '_', game).strip('._') or 'unnamed'}"
+    return f"{split}/{folder_name(game)}" if options.by_game else split

@@ -234,6 +234,15 @@ def test_games_have_streams_of_their_own(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "train" / "quake" / "index.json").is_file()
 
 
+def test_games_whose_names_have_no_ascii_letter_are_not_mixed(tmp_path: Path) -> None:
+    games = ("原神", "崩坏", "★", "☆", "", "a/b", "a|b")
+    for number, game in enumerate(games):
+        write_recording(tmp_path / "raw" / f"r{number}", video_bytes(12), annotation(12, game=game))
+    summary = convert([tmp_path / "raw"], tmp_path / "out", Options(val_fraction=0, by_game=True))
+    assert sorted(summary.recordings.values()) == [1] * len(games)
+    assert {"train/原神", "train/崩坏", "train/a_b"} <= set(summary.recordings)
+
+
 def test_misspelt_games_share_a_stream(tmp_path: Path) -> None:
     for name, game in (("a", "Quake"), ("b", "quaek"), ("c", "My Game_2")):
         write_recording(tmp_path / "raw" / name, video_bytes(20), annotation(20, game=game))
@@ -268,7 +277,7 @@ def test_an_archive_gives_the_same_shards_as_its_folders(raw: Path, tmp_path: Pa
     archive = make_archive(tmp_path / "batch_00001.tar.gz", sorted(raw.iterdir(), reverse=True))
     convert([archive], tmp_path / "a", Options(val_fraction=val_fraction))
     convert([raw], tmp_path / "b", Options(val_fraction=val_fraction))
-    work = ("plan.json",)
+    work = ("plan.json", "task-00000.json")  # which tell the sources
     assert tree_digest(tmp_path / "a", work) == tree_digest(tmp_path / "b", work)
 
 
@@ -310,7 +319,8 @@ def test_archives_are_read_from_the_hub(raw: Path, tmp_path: Path, monkeypatch: 
     finally:
         hub.close()
     convert([raw], tmp_path / "local", Options(val_fraction=0))
-    assert tree_digest(tmp_path / "out", ["plan.json"]) == tree_digest(tmp_path / "local", ["plan.json"])
+    work = ["plan.json", "task-00000.json"]
+    assert tree_digest(tmp_path / "out", work) == tree_digest(tmp_path / "local", work)
 
 
 @pytest.mark.parametrize("cut", [0.1, 0.65, 0.99, 1.0])
