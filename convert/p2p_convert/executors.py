@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import sys
@@ -13,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from typing import Any
 
+from p2p.console import log_to_stderr
 from p2p_convert.plan import Task
 from p2p_convert.work import keep_notes, read_notes, run_task
 
@@ -65,7 +67,7 @@ def _run_in_processes(tasks: Sequence[Task], num_workers: int) -> Iterator[tuple
     with (
         tempfile.TemporaryDirectory() as notes,
         ProcessPoolExecutor(
-            min(num_workers, len(tasks)), mp_context=context, initializer=keep_notes, initargs=(notes,)
+            min(num_workers, len(tasks)), mp_context=context, initializer=begin_worker, initargs=(notes,)
         ) as pool,
     ):
         pending = {pool.submit(run_task, task): task for task in tasks}
@@ -76,6 +78,12 @@ def _run_in_processes(tasks: Sequence[Task], num_workers: int) -> Iterator[tuple
             raise _WorkerDied(read_notes(notes)) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def begin_worker(notes: str) -> None:
+    """In each process of the pool: log as the command does, and note in this folder what is being converted."""
+    log_to_stderr(logging.WARNING)
+    keep_notes(notes)
 
 
 def run_ray(tasks: Sequence[Task], num_workers: int) -> Iterator[tuple[Task, dict[str, Any]]]:

@@ -311,7 +311,8 @@ def data_of_recipe(location: str) -> list[str]:
     folder = Path(location)
     if not (folder / RECIPE_NAME).is_file():
         raise ValueError(f"{folder} has no {RECIPE_NAME} that would name the data; write --data STREAM")
-    named = read_yaml(folder / RECIPE_NAME).get("data", {}).get("val")
+    data = read_yaml(folder / RECIPE_NAME).get("data")
+    named = data.get("val") if isinstance(data, dict) else None
     places = list(named.values()) if isinstance(named, dict) else [named] if named else []
     if not places:
         raise ValueError(f"{folder / RECIPE_NAME} names no data.val; write --data STREAM")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,15 @@ def test_a_conversion_of_recordings_with_evil_names_shows_them_as_text(
         captured = capsys.readouterr()
         assert_nothing_is_obeyed(captured.out + captured.err)
         assert not any(line.startswith("all games 99") for line in captured.out.split("\n"))
+
+
+def test_a_process_that_converts_logs_as_the_command_does(tmp_path: Path) -> None:
+    code = (
+        "import logging, sys\nfrom p2p_convert.executors import begin_worker\nbegin_worker(sys.argv[1])\n"
+        "logging.getLogger('p2p_convert').warning('recording \\x1b[2J')"
+    )
+    result = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert result.stderr == "recording \\x1b[2J\n"
 
 
 def test_the_table_of_games_in_a_strangers_statistics_is_text(

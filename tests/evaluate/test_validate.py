@@ -12,10 +12,17 @@ import pytest
 from p2p.cli import main
 from p2p.evaluate.checkpoints import ORIGINAL, POLICY, RUN, LocalFolder, find_checkpoints
 from p2p.evaluate.remote import RemoteFolder
-from p2p.evaluate.validate import RESULTS_NAME, Options, Validator
+from p2p.evaluate.validate import RESULTS_NAME, Options, Validator, data_of_recipe
 from p2p.model import load_policy
 from p2p.recipe import DataConfig, Recipe, save_recipe
 from tests.s3 import S3Server
+
+
+@pytest.mark.parametrize("content", ["data: 7\n", "data: [x]\n", "data:\n", "name: x\n", "data: {val: null}\n"])
+def test_a_recipe_that_names_no_data_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(content)
+    with pytest.raises(ValueError, match=r"recipe\.yaml names no data\.val"):
+        data_of_recipe(str(tmp_path))
 
 
 def options(stream: Path, **changes: object) -> Options:
