@@ -100,9 +100,8 @@ def bench_conversion(raw: Path, num_frames: int, root: Path) -> None:
     print(f"  its floor         {num_frames / least:>9,.0f} (parse, demux, hash)     ratio {least / ours:.2f}")
     for decode in ("sampled", "all"):
         seconds = cpu_seconds(lambda decode=decode: run(decode), 1)
-        print(
-            f"  --decode {decode:8} {num_frames / seconds:>9,.0f} frames per CPU second {seconds / ours:>10.1f} x the time"
-        )
+        rate = f"{num_frames / seconds:>9,.0f} frames per CPU second"
+        print(f"  --decode {decode:8}{rate}, {seconds / ours:.1f} x the time")
     source = sum(path.stat().st_size for path in raw.rglob("*") if path.is_file())
     stored = sum(path.stat().st_size for path in (root / "out0").rglob("*.mds"))
     print(f"bytes stored        {stored / source:>9.3f} of the source's {source / num_frames:,.0f} per frame")
