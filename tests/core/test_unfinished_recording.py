@@ -30,6 +30,7 @@ from p2p.recording import (
     repair_recordings,
     text_spans,
 )
+from p2p_convert.packets import read_packets
 
 RECORDER = """
 import itertools, sys
@@ -196,6 +197,23 @@ def test_a_link_among_what_was_left_is_not_followed(tmp_path: Path) -> None:
     (repaired,) = repair_recordings(tmp_path / "copy")
     assert "Too many levels of symbolic links" in repaired.problem
     assert film.read_bytes() == before
+
+
+def test_what_was_repaired_has_the_packets_of_what_was_closed(tmp_path: Path) -> None:
+    writer = record(tmp_path / "r", 50)
+    killed_copy(writer, tmp_path / "copy")
+    assert writer.close() is not None
+    (repaired,) = repair_recordings(tmp_path / "copy")
+    content = []
+    for folder in (tmp_path / "r", repaired.folder):
+        packets = read_packets(folder / VIDEO_FILE, "video")
+        assert not packets.video.reordered
+        assert not packets.doubtful
+        assert packets.starts.tolist() == [0]
+        ends = (packets.places + packets.sizes).tolist()
+        content.append([bytes(packets.content[a:b]) for a, b in zip(packets.places.tolist(), ends, strict=True)])
+    assert len(content[1]) == repaired.num_frames
+    assert content[0][: repaired.num_frames] == content[1]
 
 
 # ------------------------------------------------------------------ errors and full disks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ import pytest
 
 from p2p.actions import Action
 from p2p.model import load_policy
-from p2p.recording import read_annotation
+from p2p.recording import read_annotation, repair_recordings
 from p2p.text import NullEmbedder
 from p2p_serve.engine import Engine
 from p2p_serve.players import PolicyPlayer, SessionRecorder, recorded_actions
 from p2p_serve.text import TextSource
-from tests.serve.live import TINY, connect, noise, serving
+from tests.serve.live import TINY, Program, connect, noise, serving
 
 SIZE = (TINY.frame_height, TINY.frame_width)
 
@@ -112,3 +113,20 @@ def test_a_session_is_served_though_it_cannot_be_recorded(
         client.ask(noise(0), 0)
         client.ask(noise(0), 1)
     assert "this session is not recorded" in caplog.text
+
+
+def test_a_server_that_is_killed_loses_less_than_half_a_second(
+    p2p_serve: Callable[..., Program], path: Path, policy_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "recordings"
+    program = p2p_serve("--policy", policy_folder, "--socket", path, "--device", "cpu", "--record", out)
+    with connect(path) as client:
+        for number in range(40):
+            client.ask(noise(number), number)
+        assert repair_recordings(out) == []  # its owner lives
+        program.process.kill()
+        program.process.wait()
+    (repaired,) = repair_recordings(out)
+    assert repaired.problem == ""
+    assert len(read_annotation(repaired.folder).frame_annotations) == repaired.num_frames
+    assert repaired.num_frames >= 40 - 9 - 1  # an answer is sent before its frame is written
