@@ -104,7 +104,7 @@ def open_video(video: bytes | Path, where: str = "") -> Iterator[InputContainer]
     where = where or (str(video) if isinstance(video, Path) else "a video")
     with io.BytesIO(video) if isinstance(video, bytes) else gate.open_regular(video) as file:
         try:
-            with av.open(file, mode="r", format="mov", options=_NOTHING_ELSE) as container:
+            with av.open(file, mode="r", format="mov", options=_NOTHING_ELSE, metadata_errors="replace") as container:
                 yield container
         except av.error.FFmpegError as error:
             raise Rejected("unreadable video", f"{where}: {error.strerror}") from error
