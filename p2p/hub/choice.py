@@ -123,7 +123,9 @@ def _read(table: Path) -> Iterator[tuple[Recording, str, str]]:
                 ):
                     row += 1
                     yield _recording(ident, path, f"row {row}"), str(env or ""), str(sub or "")
-    except (pyarrow.ArrowException, ValueError) as error:
+    except (pyarrow.ArrowException, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's trouble; pyarrow says OSError without a number of a damaged table too
         reason = gate.shown(str(error), quote=False)
         raise gate.Refused(f"{table}: {reason}; expected the table of the dataset's recordings") from error
 

@@ -243,6 +243,7 @@ ONE = [("01993060-06a0-7000-8000-000000000000", "quake", "")]
         (lambda: b"not parquet", "expected the table"),
         (lambda: b"", "expected the table"),
         (lambda: table(ONE)[:-30], "expected the table"),
+        (lambda: table(ONE)[:4] + bytes(40) + table(ONE)[44:], "expected the table"),
         (lambda: table(ONE, env_name=None), "0 columns 'env_name'; expected one"),
         (lambda: table(ONE, env_name=[5]), "its column 'env_name' holds int64; expected text"),
         (lambda: table(ONE, id=[1.5]), "its column 'id' holds double; expected text or a UUID"),
