@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 _SHARED_MEMORY = Path("/dev/shm")
 _ADVICE = "make it larger (docker run --shm-size=8g), or load without workers (data.num_workers=0)"
+_DEAD_WORKER = re.compile(r"DataLoader worker \(pid.*(exited unexpectedly|killed by signal)")
 _NAME = re.compile(rf"\d{{6}}_({'|'.join(SHM_TO_CLEAN)})")
 
 
@@ -78,11 +79,19 @@ def require_shared_memory(num_bytes: int, what: str) -> None:
 
 
 def shared_memory_fault(error: RuntimeError) -> str:
-    """In words what torch raises when a loader's worker found shared memory full; "" for any other error."""
+    """In words what torch raises when a loader's worker died or found shared memory full; "" for any other error.
+
+    torch tells of a bus error as such, or, when it looks too late, only that the worker is gone.
+    """
     text = str(error)
-    if not any(sign in text for sign in ("Bus error", "shared memory(shm)", "</torch_")):
-        return ""
-    return f"a worker of the loader was stopped because {_SHARED_MEMORY}, in which batches travel, is full: {_ADVICE}"
+    if any(sign in text for sign in ("Bus error", "shared memory(shm)", "</torch_")):
+        return f"a worker of the loader was stopped: {_SHARED_MEMORY}, in which batches travel, is full: {_ADVICE}"
+    if _DEAD_WORKER.search(text):
+        return (
+            f"{text.splitlines()[0]}: it was killed, or ran out of memory or of {_SHARED_MEMORY}, in which batches "
+            f"travel; for the latter {_ADVICE}"
+        )
+    return ""
 
 
 def _mb(num_bytes: int) -> str:

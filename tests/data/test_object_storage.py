@@ -236,3 +236,28 @@ def test_one_conversion_at_a_time_and_the_lock_of_a_dead_one_goes(raw: Path, end
     os.waitpid(child, 0)
     assert ".convert/lock" in open_store(address).names()
     assert sum(convert([raw], address, OPTIONS).recordings.values()) == 40
+
+
+def test_new_data_at_the_same_address_is_noticed_by_its_etag(
+    raw: Path, endpoint: S3Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    address, cache = f"s3://{BUCKET}/renewed", tmp_path / "cache"
+    source, options = tmp_path / "raw", Options(val_fraction=0)
+    for number, seed in ((0, 0), (1, 1)):
+        write_recording(source / f"{number}", video_bytes(21, seed=seed), annotation(21))
+        convert([source / f"{number}"], f"{address}/{number}", options)
+    objects = [ObjectFolder(f"{address}/{number}/train") for number in (0, 1)]
+
+    def recordings() -> set[str]:
+        dataset = open_dataset(cache, local=str(cache), remote=objects[0].url)
+        return {sample["recording"] for sample in read_all(dataset)}
+
+    assert recordings() == {"0"}
+    fetched = (cache / "index.json").stat().st_ino
+    assert recordings() == {"0"}
+    assert (cache / "index.json").stat().st_ino == fetched
+    assert not caplog.records
+    for name in objects[1].list():
+        objects[0].write(name, objects[1].read(name, 1 << 30))
+    assert recordings() == {"1"}
+    assert "index.json: not the index of" in caplog.text
