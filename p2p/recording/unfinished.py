@@ -38,6 +38,7 @@ from p2p.recording.video import make_whole
 
 _JOURNAL, _RESERVE, _VIDEOS = "journal", "reserve", "*.mp4"
 _NAME = re.compile(r"\.(?P<final>.+)\.(?P<token>[0-9a-f]{16})\.partial", re.DOTALL)
+_HEADER_BYTES = 4096  # a video without a frame is no longer
 _RESERVE_BYTES = 4 << 20  # an annotation.proto of more than an hour
 _FRAME_FIELD = messages.VideoAnnotation.DESCRIPTOR.fields_by_name["frame_annotations"].number
 _FRAME_TAG = bytes([_FRAME_FIELD << 3 | 2])  # a field that is a message: its length and its bytes follow
@@ -144,9 +145,12 @@ def _whole_frames(folder: Path, annotation: messages.VideoAnnotation) -> int:
     if not 0 < rate < 1000:
         raise ValueError(f"{folder}: its journal says {rate} frames a second")
     videos = list(folder.glob(_VIDEOS))
+    num_bytes = videos[0].lstat().st_size if videos else 0
     num_frames = make_whole(videos[0], Fraction(rate), num_annotations) if videos else 0
-    if num_frames == 0 and num_annotations > rate:
-        raise ValueError(f"{folder}: {num_annotations} frames were recorded, but its video holds none that can be read")
+    if num_frames == 0 and (num_annotations > rate or num_bytes > _HEADER_BYTES):
+        raise ValueError(
+            f"{folder}: {num_annotations} frames and {num_bytes} bytes of video were recorded, but no frame can be read"
+        )
     return num_frames
 
 

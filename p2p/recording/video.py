@@ -8,6 +8,7 @@ times need no edit list, in which FFmpeg 8 loses the last frame of such a file.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from fractions import Fraction
@@ -91,39 +92,30 @@ def make_whole(path: Path, rate: Fraction, most: int) -> int:
     """Make a plain MP4, in place, of the first frames of a recording's video that was not closed; returns how many.
 
     The frames, `rate` a second, are those before the first one that is missing or torn, at most `most`. Packets are
-    copied as they are. Where there is no room for the copy, the fragmented file stays, if all it holds are such frames.
+    copied as they are. Where there is no room for the copy, the fragmented file stays, less what is torn at its end.
+    When there are none, the file is left as it is.
 
     Raises:
-        ValueError: when the file cannot be read as a video. OSError: when it cannot be written.
+        ValueError: when it is damaged in a way that cannot be copied. OSError: when it cannot be written, or is a link.
     """
-    import av
-
-    if not _cut_torn_end(path):
+    num_whole = _count(path, rate, most)[1]
+    if num_whole == 0:
         return 0
+    copy = temporary_path(path)
     try:
-        with _open(path) as source:
-            num_packets, num_whole = _count(source, rate, most)
-        if num_whole == 0:
-            return 0
-        copy = temporary_path(path)
-        try:
-            _copy(path, copy, num_whole)
-            os.replace(copy, path)
-        except OSError:
-            if num_whole < num_packets:
-                raise
-        finally:
-            copy.unlink(missing_ok=True)
-    except (av.error.InvalidDataError, IndexError) as error:
-        raise ValueError(f"{path}: cannot be read as a video: {error}") from error
+        _copy(path, copy, num_whole)
+        os.replace(copy, path)
+    except OSError:
+        _cut_torn_end(path)
+        if _count(path, rate, most) != (num_whole, num_whole):
+            raise
+    finally:
+        copy.unlink(missing_ok=True)
     return num_whole
 
 
-def _cut_torn_end(path: Path) -> bool:
-    """Drop what lies behind the last whole fragment; False, and nothing is done, when not even the header is there.
-
-    A box of the file is its size, its name and its content.
-    """
+def _cut_torn_end(path: Path) -> None:
+    """Drop what lies behind the last whole fragment: a box is its size, its name and its content."""
     with open(path, "r+b", opener=_no_link) as file:
         num_bytes = file.seek(0, os.SEEK_END)
         position = whole = 0
@@ -138,38 +130,54 @@ def _cut_torn_end(path: Path) -> bool:
             position += size
             if head[4:8] != b"moof":  # it describes the packets of the box behind it
                 whole = position
-        if whole:
-            file.truncate(whole)
-    return whole > 0
+        file.truncate(whole)
 
 
 def _no_link(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
-def _count(source: av.container.InputContainer, rate: Fraction, most: int) -> tuple[int, int]:
-    """(packets, how many of the first are frames 0, 1, 2 ... without a gap)."""
-    stream = source.streams.video[0]
+@contextlib.contextmanager
+def _damage_is_a_value_error(path: Path) -> Iterator[None]:
+    """What FFmpeg says of a damaged file becomes one kind of error; that a disk fails or is full stays an OSError."""
+    import av
+
+    try:
+        yield
+    except av.error.FFmpegError as error:
+        if isinstance(error, OSError):
+            raise
+        raise ValueError(f"{path}: cannot be read as a video: {shown(str(error), quote=False)}") from error
+
+
+def _count(path: Path, rate: Fraction, most: int) -> tuple[int, int]:
+    """(packets, how many of the first are frames 0, 1, 2 ... without a gap); none of what is no video."""
     num_packets = num_whole = 0
-    for packet in source.demux(stream):
-        if not packet.size:
-            continue
-        is_next = (
-            num_whole == num_packets < most
-            and packet.pts is not None
-            and packet.time_base is not None
-            and not packet.is_corrupt
-            and round(packet.pts * packet.time_base * rate) == num_packets
-        )
-        num_packets += 1
-        num_whole += is_next
+    os.close(_no_link(str(path), os.O_RDONLY))
+    with contextlib.suppress(ValueError, IndexError), _damage_is_a_value_error(path), _open(path) as source:
+        for packet in source.demux(source.streams.video[0]):
+            if not packet.size:
+                continue
+            is_next = (
+                num_whole == num_packets < most
+                and packet.pts is not None
+                and packet.time_base is not None
+                and not packet.is_corrupt
+                and round(packet.pts * packet.time_base * rate) == num_packets
+            )
+            num_packets += 1
+            num_whole += is_next
     return num_packets, num_whole
 
 
 def _copy(path: Path, copy: Path, num_packets: int) -> None:
     import av
 
-    with _open(path) as source, av.open(f"file:{copy}", mode="w", format="mp4") as target:
+    with (
+        _damage_is_a_value_error(path),
+        _open(path) as source,
+        av.open(f"file:{copy}", mode="w", format="mp4") as target,
+    ):
         stream = target.add_stream_from_template(source.streams.video[0])
         packets = (packet for packet in source.demux(video=0) if packet.size)
         for _, packet in zip(range(num_packets), packets, strict=False):

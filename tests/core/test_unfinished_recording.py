@@ -149,7 +149,7 @@ def test_a_video_that_is_torn_anywhere_gives_its_whole_frames(tmp_path: Path, pr
         repaired = repair_recordings(folder)
         assert len(repaired) == 1
         if repaired[0].problem:
-            assert "holds none that can be read" in repaired[0].problem
+            assert "no frame can be read" in repaired[0].problem
             assert keep < len(content) // 3
             assert (torn / "journal").exists()
         else:
@@ -167,6 +167,18 @@ def test_a_torn_journal_gives_its_whole_frames(tmp_path: Path, lost: int) -> Non
     (repaired,) = repair_recordings(tmp_path / "torn")
     assert repaired.problem == ""
     assert check_whole(tmp_path / "torn" / "r", 20, 39) == repaired.num_frames
+
+
+def test_a_journal_that_is_torn_at_its_beginning_costs_no_video(tmp_path: Path) -> None:
+    writer = record(tmp_path / "r", 40)
+    left = killed_copy(writer, tmp_path / "torn")
+    writer.discard()
+    content = (left / "journal").read_bytes()
+    end_of_header = content.index(b"\x1a")
+    (left / "journal").write_bytes(content[:end_of_header] + bytes(len(content)))
+    (repaired,) = repair_recordings(tmp_path / "torn")
+    assert "no frame can be read" in repaired.problem
+    assert (left / VIDEO_FILE).stat().st_size > 1 << 16
 
 
 def test_what_was_closed_but_not_named_is_named(tmp_path: Path) -> None:
