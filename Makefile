@@ -14,6 +14,9 @@ NEWEST := $(VENV)-newest
 COMPILE = $(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links $(UPGRADE)
 
+# For `make fuzz`: of each reader.
+SECONDS ?= 300
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo convert test test-newest test-serve-install check bench bench-gpu fuzz requirements clean
 .DELETE_ON_ERROR:
@@ -92,7 +95,8 @@ bench-gpu: ## training step and serving latency on a GPU; needs torch and this c
 	@for script in tests/benchmarks/bench_step.py tests/benchmarks/bench_serve.py; do \
 		echo "== $$script"; PYTHONPATH=.:convert:serve $(PYTHON) $$script --device cuda || exit 1; done
 
-fuzz: $(VENV)/.test-ready ## a million mutated messages against the protocol and a live server
+fuzz: $(VENV)/.test-ready ## every reader of what comes from outside, 5 minutes each; a live server (SECONDS=3600)
+	@$(BIN)/python tests/benchmarks/fuzz_readers.py --seconds $(SECONDS)
 	@$(BIN)/python tests/benchmarks/fuzz_protocol.py
 
 clean: ## remove environments, caches, runs and the demo's output
