@@ -27,8 +27,7 @@ _MAX_FILES = 100_000
 _MAX_FILE_BYTES = 1 << 50
 _BLOCK_BYTES = 1 << 20
 _MAX_THREADS = min(16, os.cpu_count() or 1)
-_MAX_WAITING_BYTES = 256 << 20  # written, but not yet hashed
-_MAX_WAITING = 64
+_MAX_WAITING_BYTES = 1 << 30  # written, but not yet hashed: much, so that the sync need not wait for the hash
 
 
 @dataclass(frozen=True)
@@ -110,14 +109,18 @@ class HashedFile:
         self._digest = hashlib.sha256()
         self._num_bytes = 0
         self._waiting: deque[tuple[Future[None], int]] = deque()
+        self._waiting_bytes = 0
 
     def write(self, piece: bytes | memoryview) -> None:
         size = memoryview(piece).nbytes
         self._waiting.append((self._background.submit(self._digest.update, piece), size))
         self._file.write(piece)
         self._num_bytes += size
-        while sum(size for _, size in self._waiting) > _MAX_WAITING_BYTES or len(self._waiting) > _MAX_WAITING:
-            self._waiting.popleft()[0].result()
+        self._waiting_bytes += size
+        while self._waiting_bytes > _MAX_WAITING_BYTES or (self._waiting and self._waiting[0][0].done()):
+            future, size = self._waiting.popleft()
+            future.result()
+            self._waiting_bytes -= size
 
     def record(self) -> FileRecord:
         """Length and SHA-256 of all that was written; to be asked when the block has ended."""
