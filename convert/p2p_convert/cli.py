@@ -13,6 +13,7 @@ from typing import Any
 from p2p import __version__
 from p2p.console import fail, log_to_stderr, note, reader_is_gone, say
 from p2p.game_names import load_aliases
+from p2p_convert.amend import Amendments
 from p2p_convert.decoding import ALL, BYTES_PER_S, DECODE, NONE, SAMPLED, SAMPLED_SHARE
 from p2p_convert.plan import Options, Plan, Task
 from p2p_convert.run import Summary, convert
@@ -75,6 +76,16 @@ def _parser() -> argparse.ArgumentParser:
         help="what to decode of each recording before it counts: all (default; damaged pictures are rejected), the "
         "sampled first and two other segments of it, or none (training then finds the damage)",
     )
+    parser.add_argument(
+        "--join-taps",
+        action="store_true",
+        help="count a key or button that was pressed and released between two frames as held at the second",
+    )
+    parser.add_argument(
+        "--repair-version-5",
+        action="store_true",
+        help="in recordings of version 5, give actions of the system the buttons and motion that are kept elsewhere",
+    )
     parser.add_argument("--by-game", action="store_true", help="one stream per game, OUT/train/GAME")
     parser.add_argument("--game-names", metavar="FILE", help='more names of games, {"aliases": {"misspelt": "name"}}')
     parser.add_argument(
@@ -102,6 +113,7 @@ def _convert(arguments: list[str]) -> int:
         game_aliases=load_aliases(Path(args.game_names) if args.game_names else None),
         encoding=parse_encoding(args.transcode) if args.transcode else None,
         decode=args.decode,
+        amend=Amendments(args.join_taps, args.repair_version_5),
     )
     bar = _Progress(args.decode, args.workers)
     begin = time.monotonic()

@@ -18,6 +18,7 @@ from p2p import gate
 from p2p.format import FORMAT_VERSION
 from p2p.hub.archive import BadArchive
 from p2p_convert import hub, reports
+from p2p_convert.amend import Amendments
 from p2p_convert.decoding import ALL, DECODE
 from p2p_convert.sources import (
     ArchiveSource,
@@ -51,6 +52,7 @@ class Options:
     encoding: Encoding | None = None
     game_aliases: Mapping[str, str] = field(default_factory=dict)
     decode: str = ALL
+    amend: Amendments = Amendments()
 
     def __post_init__(self) -> None:
         if not 0 <= self.val_fraction < 1:

@@ -16,6 +16,7 @@ from p2p import gate
 from p2p.format import SYSTEM, USER, Segment, Text, check_segment
 from p2p.proto.video_annotation_pb2 import VideoAnnotation
 from p2p.recording import ANNOTATION_FILE, VIDEO_FILE, parse_annotation
+from p2p_convert.amend import Amendments
 from p2p_convert.annotations import Actions, extract
 from p2p_convert.budget import MAX_ANNOTATION_BYTES, MAX_FRAMES, Budget
 from p2p_convert.decoding import ALL, NONE, check_decoding, file_frames
@@ -66,7 +67,9 @@ class Converted:
         return int(np.count_nonzero(self.taken == SYSTEM))
 
 
-def convert_recording(raw: RawRecording, encoding: Encoding | None = None, decode: str = ALL) -> Converted:
+def convert_recording(
+    raw: RawRecording, encoding: Encoding | None = None, decode: str = ALL, amend: Amendments | None = None
+) -> Converted:
     """The segments of a recording; with an `encoding`, or where only the original video is there, encoded anew.
 
     `decode` says which of the carried packets are decoded before they count: one of DECODE.
@@ -77,6 +80,8 @@ def convert_recording(raw: RawRecording, encoding: Encoding | None = None, decod
     counts: Counter[str] = Counter()
     content, annotation = _read_annotation(raw)
     game = game_name(annotation)
+    if amend:
+        amend.apply(annotation, counts, f"{raw.where}/{ANNOTATION_FILE}")
     video_name = video_file(raw.files)
     if video_name is None:
         raise Rejected("no video", f"{raw.where} has neither {VIDEO_FILE} nor {ORIGINAL_VIDEO_FILE}")

@@ -140,7 +140,7 @@ def _convert(raw: RawRecording | Unusable, task: Task) -> _Done:
     if raw.id in task.deadly:
         raise Rejected("kills its process", f"{raw.where}: the process that converted it alone died")
     gate.plain_name(raw.id, f"{gate.shown(raw.where, quote=False)}: as the id of a recording")
-    converted = convert_recording(raw, task.options.encoding, task.options.decode)
+    converted = convert_recording(raw, task.options.encoding, task.options.decode, task.options.amend)
     converted = replace(converted, game=canonical(converted.game, task.options.game_aliases))
     samples = [encode_segment(segment) for segment in converted.segments]
     source = converted.segments[0].source or {}
