@@ -69,4 +69,9 @@ def _remove(folder: Path) -> None:
         for name in (folder / _NAMES).read_text().splitlines():
             if _ENGINE_S.fullmatch(name):
                 (SHARED_MEMORY / name).unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != _OWNER:  # by which the rest is found again, should this be interrupted
+            path.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)

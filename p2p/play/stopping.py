@@ -19,10 +19,13 @@ def stoppable() -> Iterator[None]:
         yield
         return
 
+    asked = False
+
     def stop(number: int, frame: FrameType | None) -> None:
-        for other in _SIGNALS:
-            signal.signal(other, signal.SIG_IGN)
-        raise KeyboardInterrupt
+        nonlocal asked
+        if not asked:
+            asked = True
+            raise KeyboardInterrupt
 
     # A command under nohup goes on when its terminal is closed.
     wanted = [number for number in _SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]

@@ -84,14 +84,22 @@ def _end(workers: Sequence[Any]) -> None:
             worker.join()
 
 
-def _asked_to_end(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: what the worker does to end is not interrupted
-    raise SystemExit
+def _end_when_asked() -> None:
+    """SIGTERM raises SystemExit in this process, once: what it does to end is not interrupted."""
+    asked = False
+
+    def end(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if not asked:
+            asked = True
+            raise SystemExit
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def _life(work: Callable[..., None], arguments: tuple[Any, ...], messages: Any) -> None:
     """A worker's whole life. Any error ends the worker and is told, so that nobody waits for it."""
-    signal.signal(signal.SIGTERM, _asked_to_end)
+    _end_when_asked()
     try:
         work(*arguments, lambda kind, value: messages.put((kind, value)))
     except (ValueError, OSError) as error:

@@ -20,6 +20,7 @@ from p2p.files import owned
 from p2p.play import scratch
 from p2p.play.reaper import MARK_VARIABLE
 from p2p.play.scratch import SHARED_MEMORY, Scratch, sweep
+from p2p.play.stopping import stoppable
 from p2p.play.x11 import virtual_display
 from p2p.recording import VIDEO_FILE, RecordingWriter, read_annotation, read_frames
 
@@ -238,6 +239,22 @@ def test_a_person_s_unfinished_recording_survives_a_scripted_run(tmp_path: Path)
         left = Path(shutil.copytree(unfinished, tmp_path / "raw" / unfinished.name))
     assert main([*arguments[:4], "2", *arguments[5:]]) == 0
     assert left.is_dir()
+
+
+def test_a_command_that_is_asked_again_and_again_ends_once() -> None:
+    ended: list[str] = []
+
+    def work() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+                signal.raise_signal(number)
+            ended.append("whole")
+
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        work()
+    assert ended == ["whole"]
 
 
 # ------------------------------------------------------------------ what killed commands leave
