@@ -54,11 +54,12 @@ def test_imported_weights_give_the_logits_of_the_original(policy: Policy, io: di
 
 @pytest.mark.pinned
 def test_cpu_autocast_stays_near_the_original(policy: Policy, io: dict[str, Tensor]) -> None:
+    one_step = 2**-7  # the logits are bfloat16 numbers: above 16 neighbours are 0.125 apart, and processors round apart
     with torch.autocast("cpu", torch.bfloat16):
-        assert_logits_close = policy(io["in.frames"], actions_of(io), io["in.text_embeddings"])
+        logits = policy(io["in.frames"], actions_of(io), io["in.text_embeddings"])
     for head, name in THEIR_HEADS.items():
         expected = io[f"cpu_bf16_autocast.logits.{name}"]
-        torch.testing.assert_close(getattr(assert_logits_close, head).float(), expected, atol=0.1, rtol=0)
+        torch.testing.assert_close(getattr(logits, head).float(), expected, atol=0.1, rtol=one_step)
 
 
 def test_training_mode_uses_batch_statistics_as_the_original(checkpoint: Path, io: dict[str, Tensor]) -> None:
