@@ -8,10 +8,12 @@ import multiprocessing
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from multiprocessing import connection
 from typing import Any
 
 from p2p.console import log_to_stderr
@@ -84,6 +86,15 @@ def begin_worker(notes: str) -> None:
     """In each process of the pool: log as the command does, and note in this folder what is being converted."""
     log_to_stderr(logging.WARNING)
     keep_notes(notes)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed conversion must not go on in its workers: OUT then has another owner."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 def run_ray(tasks: Sequence[Task], num_workers: int) -> Iterator[tuple[Task, dict[str, Any]]]:
