@@ -68,20 +68,24 @@ def record_episodes(settings: RecordSettings, episodes: int, out: Path, num_work
         ValueError: when `out` holds recordings made with other settings, or a worker fails.
     """
     _check_folder(settings, out)
-    out.mkdir(parents=True, exist_ok=True)
+    if not _missing(settings, episodes, out):
+        return 0, 0
+    instruction = embed_instruction(settings.text, settings.text_embedder)  # the workers load no language model
+    out.mkdir(parents=True, exist_ok=True)  # not before: without the embedder nothing is left behind
     with own_recordings(out):
         _check_folder(settings, out)
-        missing = {
-            name: episode
-            for episode in range(episodes)
-            if not (out / (name := settings.recording_id(episode))).is_dir()
-        }
+        missing = _missing(settings, episodes, out)
         discard_unfinished(out, missing)  # a run that was killed may have begun one
         if not missing:
             return 0, 0
-        instruction = embed_instruction(settings.text, settings.text_embedder)  # the workers load no language model
         write_file(out / SETTINGS_FILE, json.dumps(asdict(settings), indent=2).encode() + b"\n")
         return len(missing), _record_all(settings, instruction, [*missing.values()], out, num_workers)
+
+
+def _missing(settings: RecordSettings, episodes: int, out: Path) -> dict[str, int]:
+    """The episodes that are not recorded yet, by their folder's name."""
+    names = {settings.recording_id(episode): episode for episode in range(episodes)}
+    return {name: episode for name, episode in names.items() if not (out / name).is_dir()}
 
 
 def own_recordings(folder: Path) -> AbstractContextManager[None]:
