@@ -19,7 +19,7 @@ from p2p.train.callbacks import SharedStatistics, every
 from p2p.train.checkpoints import CONFIG, KIND, WRITING, begin, local_steps, newest_local, publish, step_name
 from p2p.train.facts import check_same_run, facts_of_policy, make_facts
 from p2p.train.layout import AVERAGE, read_layout
-from p2p.train.state import load_state, own_file, save_state
+from p2p.train.state import load_state, save_state
 from p2p.train.store import Uploader, fetch_newest, remote_steps
 from p2p.train.together import first_does
 
@@ -67,8 +67,7 @@ class Checkpointer(Callback):
         step = int(state.timestamp.batch.value)
         first_does(lambda: begin(self.folder))
         try:
-            record = save_state(state, self.folder / WRITING)
-            records = dict(dist.all_gather_object((own_file(), record)))
+            records = save_state(state, self.folder / WRITING)
             facts = make_facts(self.recipe, self.data, step, dist.get_world_size())
             keep = None if self.recipe.is_remote_save else self.recipe.keep
             first_does(lambda: publish(self.folder, self.recipe.policy, facts, records, keep))

@@ -125,7 +125,7 @@ def begin(folder: Path) -> Path:
     """An empty folder in which all processes write a checkpoint; also clears away what a killed run left."""
     folder.mkdir(parents=True, exist_ok=True)
     scratch = folder / WRITING
-    for path in (scratch, *folder.glob(".step-*.partial")):
+    for path in (scratch, *folder.glob(".*.partial")):
         shutil.rmtree(path, ignore_errors=True)
     scratch.mkdir()
     return scratch

@@ -107,12 +107,13 @@ class _Reader(dcp.StorageReader):
         return plans
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        wanted = [(*self.places[item.storage_index], item) for item in plan.items]
-        for name in sorted({piece.file for _, piece, _ in wanted}):
+        wanted: dict[str, list[ReadItem]] = {}
+        for item in plan.items:
+            wanted.setdefault(self.places[item.storage_index][1].file, []).append(item)
+        for name, items in wanted.items():
             with gate.open_regular(self.folder / name) as file:
-                for entry, piece, item in sorted(wanted, key=lambda each: each[1].start):
-                    if piece.file == name:
-                        self._read(file, entry, piece, item, planner)
+                for item in items:
+                    self._read(file, *self.places[item.storage_index], item, planner)
         done: Future[None] = Future()
         done.set_result(None)
         return done

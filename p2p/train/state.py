@@ -26,12 +26,13 @@ from p2p.files import sync
 from p2p.manifest import FileRecord, describe
 from p2p.train.layout import MODEL, Layout
 from p2p.train.reading import NotFinite, cause_of, load_into, names_of_not_finite
+from p2p.train.together import all_do
 
 _PARTS = ("model", "optimizers", "callbacks", "timestamp", "dataset_state")
 
 
-def save_state(state: State, folder: Path) -> FileRecord:
-    """Write this process's shard of the state (all processes call it together); returns what it wrote, synced.
+def save_state(state: State, folder: Path) -> dict[str, FileRecord]:
+    """Write the shards of the state, each process its own (all call it together); returns what all wrote, synced.
 
     Raises:
         NotFinite: on every process, naming tensors that hold NaN or infinity; nothing is written then.
@@ -49,11 +50,15 @@ def save_state(state: State, folder: Path) -> FileRecord:
             dcp.save({"state": parts}, storage_writer=writer, planner=planner)
     except dcp.CheckpointException as error:
         raise cause_of(error, folder) from error
-    own = folder / own_file()
+    return dict(all_do(lambda: _finish(folder / f"__{dist.get_global_rank()}_0.distcp")))
+
+
+def _finish(own: Path) -> tuple[str, FileRecord]:
+    """Name and description of this process's file, once it is on the disk."""
     with ThreadPoolExecutor(1) as background:  # hashing needs no disk, syncing no core
         record = background.submit(describe, own)
         sync(own)
-        return record.result()
+        return own.name, record.result()
 
 
 class _Writer(dcp.FileSystemWriter):
@@ -69,11 +74,6 @@ class _Writer(dcp.FileSystemWriter):
             if cause is None:
                 raise
             raise cause from None
-
-
-def own_file() -> str:
-    """The name of the data file that this process writes."""
-    return f"__{dist.get_global_rank()}_0.distcp"
 
 
 def load_state(state: State, logger: Logger, folder: Path, layout: Layout, same_course: bool) -> None:

@@ -1,4 +1,4 @@
-"""Work that one process does for all: every process gets its result, or raises its error."""
+"""Work that one process does for all, or each for itself: every process gets the results, or raises the error."""
 
 from __future__ import annotations
 
@@ -16,17 +16,36 @@ def first_does(work: Callable[[], T]) -> T:
     Raises:
         ValueError, OSError: what the work raises, on every process; else they would wait for one that has ended.
     """
-    outcome: list[tuple[T | None, ValueError | OSError | None]] = [(None, None)]
-    if dist.get_global_rank() == 0:
-        try:
-            outcome = [(work(), None)]
-        except (ValueError, OSError) as error:
-            outcome = [(None, _plain(error))]
+    outcome = [_outcome(work) if dist.get_global_rank() == 0 else None]
     dist.broadcast_object_list(outcome)
-    result, problem = outcome[0]
-    if problem is not None:
-        raise problem
-    return result  # type: ignore[return-value]
+    assert outcome[0] is not None
+    return _results(outcome[0])[0]
+
+
+def all_do(work: Callable[[], T]) -> list[T]:
+    """Every process works; the results are in the order of the processes.
+
+    Raises:
+        ValueError, OSError: what the first process that failed raises, on every process.
+    """
+    return _results(*dist.all_gather_object(_outcome(work)))
+
+
+_Outcome = tuple[T | None, ValueError | OSError | None]
+
+
+def _outcome(work: Callable[[], T]) -> _Outcome[T]:
+    try:
+        return work(), None
+    except (ValueError, OSError) as error:
+        return None, _plain(error)
+
+
+def _results(*outcomes: _Outcome[T]) -> list[T]:
+    for _, problem in outcomes:
+        if problem is not None:
+            raise problem
+    return [result for result, _ in outcomes]  # type: ignore[misc]
 
 
 def _plain(error: ValueError | OSError) -> ValueError | OSError:

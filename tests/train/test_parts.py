@@ -12,12 +12,14 @@ import torch
 
 from p2p.actions import ActionSpace
 from p2p.config import PolicyConfig
+from p2p.files import InUse
 from p2p.model.policy import Policy
 from p2p.recipe import CorruptionConfig, Recipe, ScheduleConfig
 from p2p.train.checkpoints import newest_local, prune
 from p2p.train.corruption import corrupt_history
 from p2p.train.metrics_file import MetricsFile
 from p2p.train.optim import lr_factor
+from p2p.train.paths import take_run
 from p2p.train.start import build_policy, check_start
 from tests.train.making import write_checkpoint
 
@@ -187,3 +189,14 @@ def test_one_process_on_a_cpu_gathers_its_parameters_once_an_update() -> None:
     from p2p.train.parallel import fsdp_config
 
     assert [fsdp_config(ParallelConfig(), n)["fsdp"].reshard_after_forward for n in (1, 2)] == [False, True]
+
+
+def test_two_runs_share_no_checkpoint_folder_either(tmp_path: Path) -> None:
+    first = Recipe(name="a", run_folder=str(tmp_path / "a"), save_folder=str(tmp_path / "checkpoints"))
+    second = Recipe(name="b", run_folder=str(tmp_path / "b"), save_folder=str(tmp_path / "checkpoints"))
+    locks = take_run(first)
+    with pytest.raises(InUse, match=r"checkpoints: another process \(process \d+\) is using it"):
+        take_run(second)
+    for lock in locks:
+        lock.close()
+    assert len(take_run(second)) == 2
