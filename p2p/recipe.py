@@ -274,6 +274,11 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     values = read_yaml(path)
     for override in overrides:
         _apply_override(values, override)
+    for name in ("max_duration", "save_interval"):
+        number = values.get(name)
+        if type(number) is int:
+            unit = "ba (updates) or {0}ep (epochs)" if name == "max_duration" else "ba (updates)"
+            raise ValueError(f"{path}: {name} is {number}; write {number}{unit.format(number)}")
     return from_dict(Recipe, values, str(path))
 
 
