@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import warnings
 from collections.abc import Callable, Sequence
 from typing import IO, TYPE_CHECKING
@@ -70,6 +71,7 @@ def _interrupted(end: KeyboardInterrupt | SystemExit, recipe: Recipe | None) -> 
     status = INTERRUPTED if isinstance(end, KeyboardInterrupt) else end.code
     if status not in (INTERRUPTED, TERMINATED):
         raise end
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # that the loader's workers end too is no failure now
     from p2p.train.checkpoints import local_steps
 
     if os.environ.get("RANK", "0") == "0":
