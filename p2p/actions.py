@@ -59,6 +59,7 @@ NUM_KEYS = len(KEY_NAMES)
 NUM_BUTTONS = len(BUTTON_NAMES)
 NUM_MOUSE_X = len(MOUSE_X_EDGES) + 1
 NUM_MOUSE_Y = len(MOUSE_Y_EDGES) + 1
+NUM_CHOICES = dict(zip(HEADS, (NUM_KEYS, NUM_BUTTONS, NUM_MOUSE_X, NUM_MOUSE_Y), strict=True))  # V of each head
 NO_MOUSE_X = int(np.searchsorted(MOUSE_X_EDGES, 0))
 NO_MOUSE_Y = int(np.searchsorted(MOUSE_Y_EDGES, 0))
 
@@ -187,14 +188,21 @@ class ActionSpace:
         return self.mouse_x_slot + 1
 
     @cached_property
-    def num_choices(self) -> tuple[int, ...]:
-        """V of each slot."""
-        return (NUM_KEYS,) * self.max_keys + (NUM_BUTTONS,) * self.max_mouse_buttons + (NUM_MOUSE_X, NUM_MOUSE_Y)
+    def head_slots(self) -> dict[str, slice]:
+        """The slots of each of HEADS, as slices of the last dimension of ids [..., A]."""
+        x, y = self.mouse_x_slot, self.mouse_y_slot
+        slots = (self.key_slots, self.button_slots, slice(x, x + 1), slice(y, y + 1))
+        return dict(zip(HEADS, slots, strict=True))
 
     @cached_property
     def slot_heads(self) -> tuple[str, ...]:
         """The name in HEADS of each slot."""
-        return ("keys",) * self.max_keys + ("buttons",) * self.max_mouse_buttons + ("mouse_x", "mouse_y")
+        return tuple(head for head, slots in self.head_slots.items() for _ in range(slots.start, slots.stop))
+
+    @cached_property
+    def num_choices(self) -> tuple[int, ...]:
+        """V of each slot."""
+        return tuple(NUM_CHOICES[head] for head in self.slot_heads)
 
     @property
     def nothing(self) -> Ids:

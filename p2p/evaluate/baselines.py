@@ -99,7 +99,7 @@ def _losses(segment: Segment, space: ActionSpace, known: Statistics, weight: NDA
     before = metrics.previous_actions(segment.actions, space)
     logits: dict[str, torch.Tensor] = {}
     for head in HEADS:
-        slots = range(*metrics.head_slots(space, head).indices(space.num_slots))
+        slots = [j for j, name in enumerate(space.slot_heads) if name == head]
         logits[head] = torch.stack([_mixture(before[:, j], known.frequencies[j], weight[j]) for j in slots], dim=1)
     actions, mask = torch.from_numpy(segment.actions), torch.from_numpy(segment.mask)
     arguments = (logits, actions, mask, space)

@@ -106,6 +106,7 @@ def causality(
         ValueError: when no game of the stream has two recordings.
     """
     from p2p.evaluate import metrics
+    from p2p.model.losses import label_mask
 
     sums, losses = [], []
     for repeat in range(num_repeats):
@@ -117,10 +118,9 @@ def causality(
             swapped = swap_frames(chunk["frames"], donors, rng)
             divergence, logits = chunk_divergence(policy, chunk, swapped, num_parts)
             total += divergence
-            mask = chunk["user_mask"] & chunk["valid_mask"]
-            losses.append(metrics.loss_tally(logits, chunk["actions"], mask, stream.space))
+            losses.append(metrics.loss_tally(logits, chunk["actions"], label_mask(chunk), stream.space))
         sums.append(total)
-    loss = float(metrics.perplexities(metrics.add_tallies(losses), stream.space)["loss"])
+    loss = float(metrics.perplexities(metrics.add_tallies(losses))["loss"])
     std = float(np.std(sums, ddof=1)) if num_repeats > 1 else 0.0
     return CausalityScore(float(np.mean(sums)), std, tuple(sums), num_chunks, num_parts, loss)
 

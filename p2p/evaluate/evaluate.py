@@ -88,7 +88,7 @@ def evaluate(policy: Policy, stream: Stream, name: str, args: argparse.Namespace
         tallies[FREE_COLUMN] = list(free.values())
     tallies |= baseline_tallies(recordings, space)
     columns = {
-        column: metrics.bootstrap(each, lambda tally: metrics.summarise(tally, space, args.z_weight))
+        column: metrics.bootstrap(each, lambda tally: metrics.summarise(tally, args.z_weight))
         for column, each in tallies.items()
     }
     if args.causality_repeats:

@@ -15,8 +15,9 @@ from p2p.actions import ActionSpace
 from p2p.config import SamplingConfig
 from p2p.evaluate import metrics
 from p2p.evaluate.metrics import Ids, Predicted, Tally
-from p2p.evaluate.scoring import Batch, decode_rows, label_mask, motion_px
+from p2p.evaluate.scoring import Batch, decode_rows, motion_px
 from p2p.model.cache import Player
+from p2p.model.losses import label_mask
 from p2p.model.policy import Policy
 
 

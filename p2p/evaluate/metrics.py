@@ -18,12 +18,13 @@ import torch
 from numpy.typing import NDArray
 
 from p2p.actions import HEADS, NUM_BUTTONS, NUM_KEYS, ActionSpace
+from p2p.model.losses import Z_WEIGHT, sum_heads, total_loss
+from p2p.model.policy import ActionLogits
 
 Tally = dict[str, NDArray[np.float64]]
 Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-Z_LOSS_WEIGHT = 1e-4
 ONSET_TOLERANCE_STEPS = 2
 NUM_CALIBRATION_BINS = 15
 
@@ -56,18 +57,15 @@ def loss_tally(
         logits: per head [..., slots of the head, V].
         actions: int64 [..., A], what was done; mask: bool [...], true where it is to be predicted.
     """
-    sums: Tally = {name: np.zeros(len(HEADS)) for name in ("ce_sum", "ce_count", "z_sum", "z_count")}
-    for index, head in enumerate(HEADS):
-        values = _as_numpy(logits[head])
-        labels = actions[..., head_slots(space, head)].numpy()
-        kept = np.broadcast_to(mask.numpy()[..., None], labels.shape)
-        logsumexp = _logsumexp(values)
-        picked = np.take_along_axis(values, labels[..., None], axis=-1)[..., 0]
-        sums["ce_sum"][index] = ((logsumexp - picked) * kept).sum()
-        sums["ce_count"][index] = kept.sum()
-        sums["z_sum"][index] = (logsumexp**2 * kept).sum()
-        sums["z_count"][index] = kept.size
-    return sums
+    values = ActionLogits(**{head: logits[head].detach().cpu().float() for head in HEADS})
+    sums = sum_heads(values, actions, mask, space, torch.float64).values()
+    slots = np.array([part.num_slots for part in sums], dtype=np.float64)
+    return {
+        "ce_sum": np.array([float(part.cross_entropy) for part in sums]),
+        "ce_count": slots * float(mask.sum()),
+        "z_sum": np.array([float(part.z) for part in sums]),
+        "z_count": slots * mask.numel(),
+    }
 
 
 def _as_numpy(logits: torch.Tensor) -> NDArray[np.float64]:
@@ -81,34 +79,18 @@ def _logsumexp(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(largest + np.log(np.exp(values - largest[..., None]).sum(axis=-1)))
 
 
-def perplexities(tally: Tally, space: ActionSpace, z_weight: float = Z_LOSS_WEIGHT) -> Tally:
-    """exp(CE) per head, and in total exp(sum_h CE_h / ln V_h + z_weight sum_h Z_h).
-
-    Z_h is the mean over all elements of the head, masked ones included, of logsumexp^2 * unmasked.
-    """
-    num_choices = np.array([head_choices(space, head) for head in HEADS], dtype=np.float64)
-    cross_entropy = _ratio(tally["ce_sum"], tally["ce_count"])
-    z_loss = _ratio(tally["z_sum"], tally["z_count"])
-    total = (cross_entropy / np.log(num_choices)).sum(-1) + z_weight * z_loss.sum(-1)
-    result = {"loss": total, "perplexity": np.exp(total)}
-    for index, head in enumerate(HEADS):
-        result[f"perplexity/{head}"] = np.exp(cross_entropy[..., index])
-    return result
-
-
-def head_slots(space: ActionSpace, head: str) -> slice:
-    """The action slots of a head, as a slice of the last dimension of ids [..., A]."""
-    if head == "keys":
-        return space.key_slots
-    if head == "buttons":
-        return space.button_slots
-    slot = space.mouse_x_slot if head == "mouse_x" else space.mouse_y_slot
-    return slice(slot, slot + 1)
-
-
-def head_choices(space: ActionSpace, head: str) -> int:
-    """V of a head."""
-    return int(space.num_choices[head_slots(space, head).start])
+def perplexities(tally: Tally, z_weight: float = Z_WEIGHT) -> Tally:
+    """exp(CE) per head, and in total exp of the loss (see `total_loss`)."""
+    cross_entropy, z = (
+        dict(zip(HEADS, np.moveaxis(_ratio(tally[f"{name}_sum"], tally[f"{name}_count"]), -1, 0), strict=True))
+        for name in ("ce", "z")
+    )
+    total, _, _ = total_loss(cross_entropy, z, z_weight)
+    return {
+        "loss": total,
+        "perplexity": np.exp(total),
+        **{f"perplexity/{head}": np.exp(value) for head, value in cross_entropy.items()},
+    }
 
 
 # ------------------------------------------------------------------ calibration
@@ -125,7 +107,7 @@ def calibration_tally(
     sums: Tally = {name: np.zeros(shape) for name in ("bin_count", "bin_confidence", "bin_correct")}
     for index, head in enumerate(HEADS):
         values = _as_numpy(logits[head])[mask.numpy()]
-        labels = actions[..., head_slots(space, head)].numpy()[mask.numpy()]
+        labels = actions[..., space.head_slots[head]].numpy()[mask.numpy()]
         confidence = np.exp(values.max(axis=-1) - _logsumexp(values))
         _fill_bins(sums, index, confidence, values.argmax(axis=-1) == labels)
     return sums
@@ -138,7 +120,7 @@ def _fill_bins(sums: Tally, head: int, confidence: NDArray[np.float64], correct:
         sums[name][head] = np.bincount(bins, weights=weights, minlength=NUM_CALIBRATION_BINS)
 
 
-def calibration_errors(tally: Tally, space: ActionSpace) -> Tally:
+def calibration_errors(tally: Tally) -> Tally:
     """Expected calibration error per head: mean over elements of |accuracy - confidence| of their bin."""
     gap = np.abs(tally["bin_correct"] - tally["bin_confidence"]).sum(-1)
     error = _ratio(gap, tally["bin_count"].sum(-1))
@@ -297,13 +279,13 @@ def recording_tally(
     return tally
 
 
-def summarise(tally: Tally, space: ActionSpace, z_weight: float = Z_LOSS_WEIGHT) -> Tally:
+def summarise(tally: Tally, z_weight: float = Z_WEIGHT) -> Tally:
     """Every metric of a tally: name -> value (arrays when the tally has leading dimensions); NaN: undefined."""
     result: Tally = {}
     if "ce_sum" in tally:
-        result.update(perplexities(tally, space, z_weight))
+        result.update(perplexities(tally, z_weight))
     if "bin_count" in tally:
-        result.update(calibration_errors(tally, space))
+        result.update(calibration_errors(tally))
     for prefix in ("key", "button"):
         result[f"{prefix}_f1"], _ = f1_scores(tally, prefix)
         result[f"{prefix}_onset_f1"], _ = f1_scores(tally, f"{prefix}_onset")

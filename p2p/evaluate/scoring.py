@@ -21,6 +21,7 @@ from p2p.config import SamplingConfig
 from p2p.evaluate import metrics
 from p2p.evaluate.metrics import Ids, Mask, Predicted, Tally
 from p2p.model.decode import DecoderRunner
+from p2p.model.losses import label_mask
 from p2p.model.policy import Policy
 
 logger = logging.getLogger(__name__)
@@ -86,12 +87,6 @@ class Collector:
 
 
 # ------------------------------------------------------------------ predictions of a policy
-
-
-def label_mask(batch: Batch) -> torch.Tensor:
-    """bool [B, T]: real frames whose action a person did."""
-    mask: torch.Tensor = batch["user_mask"] & batch["valid_mask"]
-    return mask
 
 
 def motion_px(actions: Ids, space: ActionSpace) -> NDArray[np.float64]:

@@ -73,9 +73,7 @@ def score_batches(policy: Policy, batches: Iterable[Batch]) -> Scores:
     space = policy.config.action_space
     recordings = collect(policy, batches)
     tallies = {"policy": policy_tallies(recordings, space), BASELINE: baseline_tallies(recordings, space)[BASELINE]}
-    return {
-        name: metrics.bootstrap(each, lambda tally: metrics.summarise(tally, space)) for name, each in tallies.items()
-    }
+    return {name: metrics.bootstrap(each, metrics.summarise) for name, each in tallies.items()}
 
 
 # ------------------------------------------------------------------ results on disk

@@ -14,10 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from p2p.actions import HEADS
 from p2p.config import SamplingConfig
 from p2p.model.layers import Layer, rotation
-from p2p.model.policy import DECODER_NUM_SINKS, NUM_CHOICES, Policy, causal_mask
+from p2p.model.policy import DECODER_NUM_SINKS, Policy, causal_mask
 from p2p.model.sampling import sample_from_logits
 
 
@@ -37,9 +36,9 @@ class DecoderRunner:
         self.policy, self.decoder = policy, policy.decoder
         config, weight = policy.config, policy.out_token
         self.num_slots = config.num_action_slots
-        heads = [head for head in HEADS for _ in range(*policy.heads.slots[head].indices(self.num_slots))]
-        self.head_of_slot = heads
-        self.num_choices = torch.tensor([NUM_CHOICES[head] for head in heads], device=weight.device)
+        space = config.action_space
+        self.head_of_slot, self.max_choices = space.slot_heads, max(space.num_choices)
+        self.num_choices = torch.tensor(space.num_choices, device=weight.device)
         self.table = rotation(torch.arange(self.num_slots, device=weight.device), self.decoder.head_dim)
         self.mask = causal_mask(self.num_slots, weight.device)
         shape = (batch_size, config.decoder_num_heads, DECODER_NUM_SINKS + self.num_slots, self.decoder.head_dim)
@@ -63,7 +62,7 @@ class DecoderRunner:
             guess: int64 [B, A], ids to check in one pass; None samples one by one.
         """
         ids = torch.zeros_like(uniforms, dtype=torch.int64) if guess is None else guess.clone()
-        logits = torch.full((*uniforms.shape, int(max(NUM_CHOICES.values()))), -torch.inf, device=y_out.device)
+        logits = torch.full((*uniforms.shape, self.max_choices), -torch.inf, device=y_out.device)
         first, num_passes = 0, 0
         while first < self.num_slots:
             last = first + 1 if guess is None else self.num_slots
@@ -87,7 +86,7 @@ class DecoderRunner:
         """One pass over the slots first .. last-1: fills their rows of `logits`, returns the ids drawn."""
         outputs = self._pass(y_out, ids, first, last)
         for slot in range(first, last):
-            slot_logits = self.policy.heads.of_slot(outputs[:, slot - first], slot)
+            slot_logits = self.policy.heads.of_head(outputs[:, slot - first], self.head_of_slot[slot])
             logits[:, slot, : slot_logits.shape[-1]] = slot_logits.float()
         return sample_from_logits(
             logits[:, first:last],

@@ -15,14 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from p2p.actions import HEADS, NUM_BUTTONS, NUM_KEYS, NUM_MOUSE_X, NUM_MOUSE_Y
+from p2p.actions import HEADS, NUM_CHOICES
 from p2p.config import PolicyConfig
 from p2p.model.attention import AttentionPattern, attention_for
 from p2p.model.image import build_image_tokenizer, normalise_frames
 from p2p.model.layers import Layer, rotation
 from p2p.model.mask import TokenLayout
 
-NUM_CHOICES = dict(zip(HEADS, (NUM_KEYS, NUM_BUTTONS, NUM_MOUSE_X, NUM_MOUSE_Y), strict=True))
 DECODER_NUM_SINKS = 1
 
 
@@ -35,20 +34,12 @@ class ActionLogits(NamedTuple):
     mouse_y: Tensor
 
 
-def slots_of_heads(config: PolicyConfig) -> dict[str, slice]:
-    """Which of the A action slots belong to each head."""
-    space = config.action_space
-    ends = (space.max_keys, space.max_keys + space.max_mouse_buttons)
-    bounds = (0, *ends, ends[1] + 1, ends[1] + 2)
-    return {head: slice(bounds[i], bounds[i + 1]) for i, head in enumerate(HEADS)}
-
-
 class ActionEmbedding(nn.Module):
     """Embeds the A ids of an action; slots of one head share a table."""
 
     def __init__(self, config: PolicyConfig):
         super().__init__()
-        self.slots = slots_of_heads(config)
+        self.slots = config.action_space.head_slots
         for head in HEADS:
             self.add_module(head, nn.Embedding(NUM_CHOICES[head], config.dim))
 
@@ -67,7 +58,7 @@ class ActionHeads(nn.Module):
 
     def __init__(self, config: PolicyConfig):
         super().__init__()
-        self.slots = slots_of_heads(config)
+        self.slots = config.action_space.head_slots
         for head in HEADS:
             self.add_module(head, nn.Linear(config.dim, NUM_CHOICES[head]))
 
@@ -75,9 +66,8 @@ class ActionHeads(nn.Module):
         """[..., A, D] -> logits."""
         return ActionLogits(*(self.get_submodule(head)(outputs[..., self.slots[head], :]) for head in HEADS))
 
-    def of_slot(self, output: Tensor, slot: int) -> Tensor:
-        """Logits [..., V] of one slot from its decoder output [..., D]."""
-        head = next(head for head in HEADS if slot in range(self.slots[head].start, self.slots[head].stop))
+    def of_head(self, output: Tensor, head: str) -> Tensor:
+        """Logits [..., V] of one slot of a head from its decoder output [..., D]."""
         logits: Tensor = self.get_submodule(head)(output)
         return logits
 

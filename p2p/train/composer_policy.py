@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,10 +13,10 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from p2p.actions import HEADS
+from p2p.model.losses import Z_WEIGHT, FrameCounts, HeadSums, combine, label_mask, sum_heads, total_loss
 from p2p.model.policy import ActionLogits, Policy
 from p2p.recipe import CorruptionConfig
 from p2p.train.corruption import corrupt_history
-from p2p.train.losses import FrameCounts, HeadSums, combine, label_mask, sum_heads
 from p2p.train.precision import FLOAT32, Precision
 
 Batch = dict[str, Any]
@@ -31,7 +30,7 @@ class ComposerPolicy(ComposerModel):
     def __init__(
         self,
         policy: Policy,
-        z_weight: float = 1e-4,
+        z_weight: float = Z_WEIGHT,
         corruption: CorruptionConfig | None = None,
         precision: Precision = FLOAT32,
     ):
@@ -94,7 +93,6 @@ class ValidationMetric(Metric):
     def __init__(self, name: str, z_weight: float):
         super().__init__()
         self.name, self.z_weight = name, z_weight
-        self.num_choices: dict[str, int] = {}
         for state in ("cross_entropy", "z"):
             self.add_state(state, torch.zeros(len(HEADS), dtype=torch.float64), dist_reduce_fx="sum")
         for state in ("labelled", "frames"):
@@ -104,20 +102,16 @@ class ValidationMetric(Metric):
         for i, head in enumerate(HEADS):
             self.cross_entropy[i] += sums[head].cross_entropy.double() / sums[head].num_slots
             self.z[i] += sums[head].z.double() / sums[head].num_slots
-            self.num_choices[head] = sums[head].num_choices
         self.labelled += mask.sum()
         self.frames += mask.numel()
 
     def compute(self) -> Tensor:
-        means = self.cross_entropy / self.labelled.clamp(min=1)
+        means = dict(zip(HEADS, self.cross_entropy / self.labelled.clamp(min=1), strict=True))
         if self.name.startswith("perplexity_"):
-            return means[HEADS.index(self.name.removeprefix("perplexity_"))].exp()
-        log_choices = means.new_tensor([math.log(self.num_choices[head]) for head in HEADS])
-        cross_entropy = (means / log_choices).sum()
-        if self.name == "cross_entropy":
-            return cross_entropy
-        loss = cross_entropy + self.z_weight * (self.z / self.frames.clamp(min=1)).sum()
-        return loss.exp() if self.name == "perplexity" else loss
+            return means[self.name.removeprefix("perplexity_")].exp()
+        z = dict(zip(HEADS, self.z / self.frames.clamp(min=1), strict=True))
+        loss, cross_entropy, _ = total_loss(means, z, self.z_weight)
+        return {"loss": loss, "cross_entropy": cross_entropy, "perplexity": loss.exp()}[self.name]
 
 
 # ------------------------------------------------------------------ batches

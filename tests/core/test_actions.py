@@ -108,7 +108,12 @@ def test_nothing_is_what_no_input_encodes_to() -> None:
 def test_another_number_of_slots() -> None:
     space = ActionSpace(max_keys=6, max_mouse_buttons=3)
     assert space.num_slots == 11
-    assert len(space.num_choices) == len(space.slot_heads) == 11
+    assert space.num_choices == (20,) * 6 + (4,) * 3 + (23, 17)
+    assert space.slot_heads == ("keys",) * 6 + ("buttons",) * 3 + ("mouse_x", "mouse_y")
+    rows = space.nothing[None].repeat(2, 0)
+    assert {head: rows[:, slots].shape for head, slots in space.head_slots.items()} == {
+        "keys": (2, 6), "buttons": (2, 3), "mouse_x": (2, 1), "mouse_y": (2, 1)
+    }  # fmt: skip
     assert space.decode(space.encode("adefqw", "012", 3, -4)) == Action(tuple("adefqw"), tuple("012"), 2, -4)
 
 

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from p2p.actions import HEADS, ActionSpace
+from p2p.actions import HEADS, NUM_CHOICES, ActionSpace
 from p2p.config import PolicyConfig
 from p2p.evaluate.causality import action_divergence, causality, part_ends, swap_frames
-from p2p.evaluate.metrics import head_choices
 from p2p.evaluate.policies import on_device
 from p2p.evaluate.stream import Stream
 from p2p.model import ActionLogits, Policy
@@ -51,7 +50,7 @@ def constructed(sees: float, copies: float) -> Any:
 
     def forward(frames: torch.Tensor, actions: torch.Tensor, text: torch.Tensor) -> ActionLogits:
         shape = actions.shape[:2]
-        heads = {h: torch.zeros(*shape, SPACE.slot_heads.count(h), head_choices(SPACE, h)) for h in HEADS}
+        heads = {h: torch.zeros(*shape, SPACE.slot_heads.count(h), NUM_CHOICES[h]) for h in HEADS}
         seen = frames.float().mean((2, 3, 4)) / 100 - 1  # -1 or 1
         before = torch.cat([actions[:, :1, 0] * 0, actions[:, :-1, 0]], dim=1)
         last = (before == 11).float() - (before == 6).float()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from p2p.actions import HEADS, ActionSpace
+from p2p.actions import HEADS
 from p2p.cli import main
 from p2p.evaluate.figures import new_figure, plain_log_scale
 from p2p.evaluate.metrics import Estimate, bootstrap, calibration_errors
@@ -102,7 +102,7 @@ def test_a_calibration_error_lies_in_its_own_interval() -> None:
         tallies.append(
             {"bin_count": count, "bin_confidence": 50 + 0 * count, "bin_correct": rng.binomial(100, 0.5, (4, 15))}
         )
-    estimate = bootstrap(tallies, lambda t: calibration_errors(t, ActionSpace()))["ece/keys"]
+    estimate = bootstrap(tallies, calibration_errors)["ece/keys"]
     assert 0 <= estimate.low <= estimate.value <= estimate.high
     assert estimate.high - estimate.low > 0.005
 

@@ -9,7 +9,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import f1_score
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from p2p.actions import HEADS, ActionSpace
+from p2p.actions import HEADS, NUM_CHOICES, ActionSpace
 from p2p.evaluate import metrics
 from p2p.evaluate.metrics import Predicted, add_tallies, bootstrap, count_matches, onset_steps
 
@@ -20,7 +20,7 @@ RNG = np.random.default_rng(0)
 def random_logits(*shape: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     return {
-        head: torch.randn(*shape, SPACE.slot_heads.count(head), metrics.head_choices(SPACE, head), generator=generator)
+        head: torch.randn(*shape, SPACE.slot_heads.count(head), NUM_CHOICES[head], generator=generator)
         for head in HEADS
     }
 
@@ -36,7 +36,7 @@ def random_actions(*shape: int) -> torch.Tensor:
 def test_perplexity_of_a_uniform_policy_is_the_number_of_choices() -> None:
     logits = {head: torch.zeros_like(value) for head, value in random_logits(2, 5).items()}
     tally = metrics.loss_tally(logits, random_actions(2, 5), torch.ones(2, 5, dtype=torch.bool), SPACE)
-    values = metrics.perplexities(tally, SPACE)
+    values = metrics.perplexities(tally)
     assert [float(values[f"perplexity/{head}"]) for head in HEADS] == pytest.approx([20, 4, 23, 17])
     z_loss = sum(math.log(v) ** 2 for v in (20, 4, 23, 17))
     assert float(values["loss"]) == pytest.approx(4 + 1e-4 * z_loss)
@@ -63,7 +63,7 @@ def test_losses_agree_with_the_original_on_its_logits(shared_fixtures) -> None: 
     logits = {head: io[f"logits.{name}"] for head, name in zip(HEADS, names, strict=True)}
     actions = torch.cat([io[f"in.{name}"] for name in names], dim=-1)
     mask = io["in.user_action_mask"] & io["in.valid_frame_mask"]
-    values = metrics.perplexities(metrics.loss_tally(logits, actions, mask, SPACE), SPACE)
+    values = metrics.perplexities(metrics.loss_tally(logits, actions, mask, SPACE))
     assert float(values["loss"]) == pytest.approx(float(io["loss.total"]), abs=1e-5)
     for head, name in zip(HEADS, ("key", "mouse_button", "mouse_delta_x", "mouse_delta_y"), strict=True):
         assert float(values[f"perplexity/{head}"]) == pytest.approx(math.exp(float(io[f"loss.{name}"])), rel=1e-5)
@@ -140,12 +140,12 @@ def test_repeating_the_previous_action_has_high_f1_and_no_onset() -> None:
     before = metrics.previous_actions(ids, SPACE)
     still = np.zeros((60, 2))
     tally = metrics.recording_tally(ids, np.ones(60, bool), still, Predicted(before, still, before, {}), SPACE)
-    values = metrics.summarise(tally, SPACE)
+    values = metrics.summarise(tally)
     assert float(values["key_f1"]) == pytest.approx(2 * 19 / (2 * 19 + 2))
     assert float(values["key_onset_f1"]) == 0.0
     perfect = metrics.recording_tally(ids, np.ones(60, bool), still, Predicted(ids, still, before, {}), SPACE)
-    assert float(metrics.summarise(perfect, SPACE)["key_onset_f1"]) == 1.0
-    assert np.isnan(metrics.summarise(perfect, SPACE)["button_f1"])
+    assert float(metrics.summarise(perfect)["key_onset_f1"]) == 1.0
+    assert np.isnan(metrics.summarise(perfect)["button_f1"])
 
 
 # ------------------------------------------------------------------ mouse and calibration
@@ -181,9 +181,9 @@ def test_calibration_agrees_with_torchmetrics_and_scikit_learn() -> None:
     logits = {head: value * 2 for head, value in logits.items()}
     mask = torch.rand(2, 200, generator=torch.Generator().manual_seed(5)) < 0.6
     tally = metrics.calibration_tally(logits, actions, mask, SPACE)
-    values = metrics.calibration_errors(tally, SPACE)
+    values = metrics.calibration_errors(tally)
     for index, head in enumerate(HEADS):
-        flat, labels = logits[head][mask].flatten(0, 1), actions[mask][:, metrics.head_slots(SPACE, head)].flatten()
+        flat, labels = logits[head][mask].flatten(0, 1), actions[mask][:, SPACE.head_slots[head]].flatten()
         expected = multiclass_calibration_error(flat, labels, num_classes=flat.shape[-1], n_bins=15, norm="l1")
         assert float(values[f"ece/{head}"]) == pytest.approx(float(expected), abs=1e-6)
         confidence, best = flat.softmax(-1).max(-1)

@@ -49,7 +49,7 @@ def test_an_onset_on_the_border_of_two_chunks_counts() -> None:
 
 def test_the_frequency_baseline_has_the_entropy_of_the_slots_as_its_loss() -> None:
     recordings = {"r": [segment("r", 0, [11, 0, 0, 0, 11, 0, 0, 0])]}
-    values = metrics.summarise(metrics.add_tallies(baseline_tallies(recordings, SPACE)["frequencies"]), SPACE)
+    values = metrics.summarise(metrics.add_tallies(baseline_tallies(recordings, SPACE)["frequencies"]))
     entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
     assert float(values["perplexity/keys"]) == pytest.approx(math.exp(entropy / 4), rel=1e-4)
     assert float(values["perplexity/mouse_x"]) == pytest.approx(1, rel=1e-4)
@@ -57,7 +57,7 @@ def test_the_frequency_baseline_has_the_entropy_of_the_slots_as_its_loss() -> No
 
 def test_the_repeat_baseline_mixes_the_previous_id_with_the_frequencies() -> None:
     recordings = {"r": [segment("r", 0, [0, 0, 11, 11])]}
-    values = metrics.summarise(metrics.add_tallies(baseline_tallies(recordings, SPACE)["repeat previous"]), SPACE)
+    values = metrics.summarise(metrics.add_tallies(baseline_tallies(recordings, SPACE)["repeat previous"]))
     kept, changed = 0.75 + 0.25 * 0.5, 0.25 * 0.5  # 1 of 4 steps changes; both ids are half of the steps
     expected = -(3 * math.log(kept) + math.log(changed)) / 4 / 4
     assert float(values["perplexity/keys"]) == pytest.approx(math.exp(expected), rel=1e-3)

@@ -113,7 +113,7 @@ def test_a_checkpoint_written_back_holds_the_same_tensors(checkpoint: Path, poli
 
 
 def test_gradients_match_the_original(policy: Policy, parity: Path, io: dict[str, Tensor]) -> None:
-    from p2p.train.losses import policy_loss
+    from p2p.model.losses import policy_loss
 
     grads = load_file(parity / "grads.safetensors")
     mask = io["in.user_action_mask"] & io["in.valid_frame_mask"]

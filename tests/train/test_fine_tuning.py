@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from p2p.model.losses import policy_loss
 from p2p.model.original import load_checkpoint
 from p2p.recipe import OptimizerConfig
-from p2p.train.losses import policy_loss
 from p2p.train.optim import build_optimizer
 
 NUM_STEPS = 20

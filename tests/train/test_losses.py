@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from p2p.actions import ActionSpace
+from p2p.model.losses import FrameCounts, combine, policy_loss, sum_heads
 from p2p.model.policy import ActionLogits
-from p2p.train.losses import FrameCounts, combine, policy_loss, sum_heads
 
 SPACE = ActionSpace()
 ORIGINAL_HEADS = {
