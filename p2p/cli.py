@@ -60,6 +60,7 @@ EXTRA_OF_MODULE = {
     "wandb": "train",
     "Xlib": "play",
     "xxhash": "data",
+    "zstandard": "data",
 }
 DISTRIBUTION_OF_MODULE = {"p2p_convert": "./convert", "p2p_serve": "./serve"}
 

@@ -61,9 +61,8 @@ class Options:
             raise ValueError(f"--shard-mb gives {self.shard_bytes} bytes; write 1 to 4000")
         if self.decode not in DECODE:
             raise ValueError(f"--decode {self.decode}: write {', '.join(DECODE[:-1])} or {DECODE[-1]}")
-        algorithm, _, level = self.compression.partition(":")
-        if self.compression and (algorithm != "zstd" or not (level or "3").isdigit()):
-            raise ValueError(f"--compression {self.compression}: write none, zstd or zstd:LEVEL")
+        if self.compression not in ("", "zstd", *(f"zstd:{level}" for level in range(1, 23))):
+            raise ValueError(f"--compression {self.compression}: write none, zstd or zstd:LEVEL, from 1 to 22")
 
 
 @dataclass(frozen=True)

@@ -167,6 +167,7 @@ def test_too_many_bad_recordings_fail_the_run_and_leave_no_index(tmp_path: Path)
         (["{tmp}/void", "{tmp}/out"], "void: no recording in it"),
         (["{tmp}/void", "{tmp}/out", "--split", "train=0.5"], "--split train=0.5"),
         (["{tmp}/void", "{tmp}/out", "--compression", "rar"], "--compression rar"),
+        (["{tmp}/void", "{tmp}/out", "--compression", "zstd:99"], "--compression zstd:99: write none, zstd or"),
         (["{tmp}/void", "{tmp}/out", "--workers", "0"], "--workers 0"),
     ],
 )
