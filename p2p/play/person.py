@@ -9,6 +9,7 @@ from collections import Counter
 from typing import Any
 
 from p2p.actions import Action
+from p2p.play.realtime import at_rest, followed_by
 from p2p.play.x11 import KEYSYMS, MOUSE_BUTTONS, Hands, open_display
 
 RESUME_KEY = "F9"
@@ -116,3 +117,35 @@ class PersonWatch:
     def close(self) -> None:
         """Stop watching."""
         self._connection.close()
+
+
+class Controls:
+    """The controls that model and person share: the model's answers are executed at once unless a person plays."""
+
+    def __init__(self, hands: Hands, person: PersonWatch) -> None:
+        self._hands, self._person = hands, person
+        self._by_model, self._by_person = Action(), Action()  # since the last `done`
+
+    def execute(self, answer: Action) -> None:
+        """Do what the model answered; while a person plays, it is thrown away."""
+        self._look()
+        if not self._person.active:
+            self._hands.hold(answer)
+            self._by_model = followed_by(self._by_model, answer)
+
+    def done(self) -> tuple[Action | None, Action | None]:
+        """What the (person, model) did since the last call; only who plays now did anything."""
+        self._look()
+        by_model, by_person = self._by_model, self._by_person
+        self._by_model, self._by_person = at_rest(by_model), at_rest(by_person)
+        return (by_person, None) if self._person.active else (None, by_model)
+
+    def release(self) -> None:
+        """The model lets go of everything."""
+        self._hands.release()
+        self._by_model = Action()
+
+    def _look(self) -> None:
+        self._by_person = followed_by(self._by_person, self._person.update())
+        if self._person.active:  # it let go of the model's keys
+            self._by_model = Action()

@@ -1,8 +1,8 @@
-"""Ticks of wall-clock time: late ones are dropped, never caught up in a burst."""
+"""Ticks of wall-clock time: answers are executed when they come; late ticks are dropped, never caught up in a burst."""
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -61,8 +61,18 @@ class TickStatistics:
         )
 
 
+def followed_by(earlier: Action, later: Action) -> Action:
+    """Both in one step: the keys and buttons of the later one stay down, motion of the mouse adds up."""
+    return Action(later.keys, later.buttons, earlier.dx + later.dx, earlier.dy + later.dy)
+
+
+def at_rest(action: Action) -> Action:
+    """The same keys and buttons without motion, which belongs to one step."""
+    return Action(action.keys, action.buttons)
+
+
 class RealtimeLoop:
-    """Sends a frame each tick and executes the newest answer; without a new one the keys stay as they are."""
+    """Sends a frame each tick; every answer is executed when it comes, and without one the keys stay as they are."""
 
     def __init__(self, client: Client, statistics: TickStatistics, clock: Callable[[], float] = time.monotonic) -> None:
         self._client, self._statistics, self._clock = client, statistics, clock
@@ -70,35 +80,35 @@ class RealtimeLoop:
         self._held = Action()
         self._ticker = Ticker(clock=clock)
 
-    def tick(self, frame: Frame) -> Action:
-        """Send the frame of this tick, wait until the tick is over; returns the action to execute now.
+    def tick(self, frame: Frame, execute: Callable[[Action], None] = lambda answer: None) -> Action:
+        """Send the frame of this tick, wait until the tick is over; returns what its answers come to.
 
-        Motion of the mouse belongs to one step: it is not repeated when an answer is late.
+        Args:
+            execute: called with each answer in the moment it comes, so that it takes effect when a recorded person's
+                keys would have: between its frame and the next. A game that stands still meanwhile needs none.
         """
         statistics = self._statistics
         self._sent_s[self._client.send(frame)] = self._clock()
         deadline_s = self._ticker.deadline_s
-        fresh: Action | None = None
+        done = at_rest(self._held)
         while self._sent_s and self._clock() < deadline_s:
-            fresh = self._take(deadline_s) or fresh
+            for answer in self._take(deadline_s):
+                execute(answer)
+                done = followed_by(done, answer)
         while (left_s := deadline_s - self._clock()) > 0:
             time.sleep(left_s)
         statistics.num_ticks += 1
         statistics.num_late += bool(self._sent_s)
         statistics.num_skipped += self._ticker.advance()
-        if fresh is not None:
-            self._held = fresh
-            return fresh
-        self._held = Action(self._held.keys, self._held.buttons)
-        return self._held
+        self._held = done
+        return done
 
-    def _take(self, deadline_s: float) -> Action | None:
-        newest: Action | None = None
+    def _take(self, deadline_s: float) -> Iterator[Action]:
+        """The answers that have come, oldest first; waits for the first until `deadline_s`."""
         for action, frame_id in self._client.answers(deadline_s):
             sent_s = self._sent_s.pop(frame_id, None)
             if sent_s is not None:
                 self._statistics.latencies_s.append(self._clock() - sent_s)
-                newest = action
                 for older in [number for number in self._sent_s if number < frame_id]:
                     del self._sent_s[older]  # the server answers only the newest: these never come
-        return newest
+                yield action

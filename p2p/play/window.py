@@ -21,7 +21,7 @@ from p2p.play.client import Client
 from p2p.play.console import duration_text
 from p2p.play.games import FRAME_RATE_HZ, FRAME_SIZE, Frame
 from p2p.play.overlay import VideoWriter, draw_action
-from p2p.play.person import PersonWatch
+from p2p.play.person import Controls, PersonWatch
 from p2p.play.programs import WindowedProgram, open_program
 from p2p.play.realtime import RealtimeLoop, TickStatistics
 from p2p.play.x11 import Eyes, Hands, find_window, focus, open_display, virtual_display
@@ -155,7 +155,7 @@ def _own_display() -> Iterator[str]:
 
 
 class _Session:
-    """The loop: grab, send, wait for the tick, execute."""
+    """The loop: grab, send, execute each answer when it comes, until the tick is over."""
 
     def __init__(
         self,
@@ -169,6 +169,7 @@ class _Session:
     ) -> None:
         self._settings, self._program, self._eyes = settings, program, eyes
         self._hands, self._person, self._client = hands, person, client
+        self._controls = Controls(hands, person)
         self._say = say
         self._report = WindowReport()
 
@@ -188,18 +189,18 @@ class _Session:
             small = frame[::8, ::8].tobytes()
             report.num_distinct_frames += small != last
             last = small
-            intended = loop.tick(frame)
-            user, system = self._execute(intended)
-            executed = user or system or Action()
+            loop.tick(frame, self._controls.execute)
+            user, system = self._controls.done()
+            report.num_person_ticks += user is not None
             if writer is not None:
                 writer.add(frame, user, system, time_ns=seen_ns - begin_ns)
             if film is not None:
                 who = "the person plays" if user is not None else "the model plays"
-                film.add(draw_action(frame, executed, (), f"{settings.game}   {who}"))
+                film.add(draw_action(frame, user or system or Action(), (), f"{settings.game}   {who}"))
             if program.done:
                 report.scores.append(program.score)
                 seed += 1
-                self._hands.release()
+                self._controls.release()
                 program.new_episode(seed)
         report.states.append(program.state())
         sent = self._hands.sent
@@ -217,12 +218,3 @@ class _Session:
         writer = open_recording(folder, self._settings)
         stack.callback(tell_of, writer, self._say)
         return stack.enter_context(writer)
-
-    def _execute(self, intended: Action) -> tuple[Action | None, Action | None]:
-        """Let the model act unless a person does; returns what the (person, model) did."""
-        done = self._person.update()
-        if self._person.active:
-            self._report.num_person_ticks += 1
-            return done, None
-        self._hands.hold(intended)
-        return None, intended

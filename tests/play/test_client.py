@@ -186,6 +186,46 @@ def test_twenty_ticks_take_a_second(echo: str) -> None:
     assert "20 ticks at 20 Hz" in statistics.summary()
 
 
+def test_an_answer_is_executed_when_it_comes_and_not_when_the_tick_is_over(echo: str) -> None:
+    executed: list[Action] = []
+    give_up_s = time.monotonic() + 20
+
+    def clock() -> float:  # stands still until something was executed
+        return 200.0 if executed or time.monotonic() > give_up_s else 100.0
+
+    statistics = TickStatistics()
+    with Client(echo) as client:
+        assert RealtimeLoop(client, statistics, clock).tick(FRAME, executed.append) == Action(("w",))
+    assert executed == [Action(("w",))]
+    assert (statistics.num_late, len(statistics.latencies_s)) == (0, 1)
+
+
+def test_a_late_answer_is_executed_too_and_the_motion_of_both_counts(peer: Peer) -> None:
+    first = threading.Event()
+
+    def behave(connection: socket.socket) -> None:
+        receive(connection, 1)
+        assert first.wait(20)
+        connection.sendall(encode_action(Action(("w",), (), 12, 3), 0))
+        receive(connection, 1)
+        connection.sendall(encode_action(Action((), ("0",), -2, 1), 1))
+        connection.recv(1)
+
+    executed: list[Action] = []
+    statistics = TickStatistics()
+    with Client(peer(behave)) as client:
+        loop = RealtimeLoop(client, statistics)
+        assert loop.tick(FRAME, executed.append) == Action()
+        first.set()
+        done = [loop.tick(FRAME, executed.append)]
+        while len(executed) < 2 and len(done) < 200:
+            done.append(loop.tick(FRAME, executed.append))
+    assert executed == [Action(("w",), (), 12, 3), Action((), ("0",), -2, 1)]
+    assert (sum(action.dx for action in done), sum(action.dy for action in done)) == (10, 4)
+    assert (done[-1].keys, done[-1].buttons) == ((), ("0",))
+    assert statistics.num_late >= 1
+
+
 def test_without_an_answer_the_keys_stay_and_the_mouse_rests(peer: Peer) -> None:
     def behave(connection: socket.socket) -> None:
         receive(connection, 1)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from p2p.actions import Action
-from p2p.play.person import PersonWatch
+from p2p.play.person import Controls, PersonWatch
 from p2p.play.reaper import MARK_VARIABLE
 from p2p.play.record_person import record_person
 from p2p.play.window import WindowSettings, play_in_window
@@ -144,6 +144,38 @@ def test_the_model_yields_to_a_person_and_takes_over_on_the_key(screen: str, win
     person.release()
     watch.update()
     assert not watch.active
+    watch.close()
+
+
+def test_an_answer_that_comes_while_a_person_plays_is_thrown_away(screen: str, window: tuple[Any, Any]) -> None:
+    connection, _ = window
+    hands = Hands(connection)
+    watch = PersonWatch(screen, hands)
+    controls = Controls(hands, watch)
+    person = Hands(open_display(screen))
+
+    controls.execute(Action(("w",), (), 5, 3))
+    controls.execute(Action(("w", "a"), (), -1, 2))
+    assert controls.done() == (None, Action(("w", "a"), (), 4, 5))
+    assert controls.done() == (None, Action(("w", "a")))  # held on, and moved once
+
+    controls.execute(Action(("w",), (), 5, 3))
+    person.hold(Action(("d",), (), 7, 0))
+    person._connection.sync()
+    before = hands.sent.total()
+    controls.execute(Action(("s",), ("0",), 9, 9))  # the person was quicker, in the same tick
+    assert hands._down == set()
+    assert hands.sent.total() == before + 1  # w was let go
+    assert controls.done() == (Action(("d",), (), 7, 0), None)
+    assert controls.done() == (Action(("d",)), None)
+
+    person.hold(Action(("F9",)))
+    person._connection.sync()
+    assert controls.done() == (None, Action())  # nothing is held until the next answer
+    controls.execute(Action(("w",)))
+    assert controls.done() == (None, Action(("w",)))
+    hands.release()
+    person.release()
     watch.close()
 
 
