@@ -223,29 +223,30 @@ def start_servers(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
+    parser.usage = "%(prog)s [policy] --game GAME [options]"
     parser.add_argument("policy", nargs="?", type=Path, help="policy folder; a server is started for it")
     parser.add_argument("--game", required=True, type=game_name, help=f"one of {', '.join(GAMES)}; or program:COMMAND")
-    parser.add_argument("--episodes", type=int, default=20, help="of each player (%(default)s)")
-    parser.add_argument("--compare", default="", help=f"other players, with commas: {','.join(COMPARISONS)}")
+    parser.add_argument("--socket", help="a running server (path or HOST:PORT) instead of a policy folder")
+    parser.add_argument("--any-user", action="store_true", help="even if another user runs the server at --socket")
     parser.add_argument(
         "--text", action="append", metavar="INSTRUCTION", help="tell the policy (again: a row for each; empty: nothing)"
     )
-    parser.add_argument("--socket", help="a running server (path or HOST:PORT) instead of a policy folder")
-    parser.add_argument("--any-user", action="store_true", help="even if another user runs the server at --socket")
-    parser.add_argument("--seed", type=int, default=0, help="other seeds, other episodes (%(default)s)")
-    parser.add_argument("--workers", type=int, default=2, help="games at once (%(default)s)")
-    parser.add_argument("--realtime", action="store_true", help="hold the 20 Hz of the wall clock, one game at a time")
-    parser.add_argument("--video", type=Path, help="film the policy's first episode into this .mp4")
     parser.add_argument("--temperature", type=float, help="of the policy's sampling (default: the policy's own)")
     parser.add_argument("--greedy", action="store_true", help="always the likeliest action")
-    parser.add_argument("--window", action="store_true", help="in a window, with real keys and mouse; see --seconds")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of play in a window (%(default)s)")
-    parser.add_argument("--title", default="", help="part of the title of the window of program:COMMAND")
-    parser.add_argument(
-        "--yield-to-motion", action="store_true", help="in a window: to a person's mouse motion too, not only to keys"
-    )
-    parser.add_argument("--record", type=Path, help="write the play in a window as a recording below this folder")
-    parser.add_argument("--json", type=Path, help="write every episode's score there")
+    parser.add_argument("--seed", type=int, default=0, help="other seeds, other episodes (%(default)s)")
+    parser.add_argument("--video", type=Path, help="film the policy's first episode into this .mp4")
+    episodes = parser.add_argument_group("whole episodes, without a window")
+    episodes.add_argument("--episodes", type=int, default=20, help="of each player (%(default)s)")
+    episodes.add_argument("--compare", default="", help=f"other players, with commas: {','.join(COMPARISONS)}")
+    episodes.add_argument("--workers", type=int, default=2, help="games at once (%(default)s)")
+    episodes.add_argument("--realtime", action="store_true", help="hold the 20 Hz of the wall clock; one game at once")
+    episodes.add_argument("--json", type=Path, help="write every episode's score there")
+    window = parser.add_argument_group("in a window, in real time, with real keys and mouse")
+    window.add_argument("--window", action="store_true", help="(a program:COMMAND always is)")
+    window.add_argument("--seconds", type=float, default=60.0, help="of play (%(default)s)")
+    window.add_argument("--title", default="", help="part of the title of the window of program:COMMAND")
+    window.add_argument("--yield-to-motion", action="store_true", help="yield to a person's mouse, not only to keys")
+    window.add_argument("--record", type=Path, help="write the play as a recording below this folder")
 
 
 def sampling_options(args: argparse.Namespace) -> list[str]:
