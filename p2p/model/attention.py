@@ -67,18 +67,66 @@ class _Group:
 
 
 def _attend_grouped(q: Tensor, k: Tensor, v: Tensor, groups: tuple[_Group, ...], num_sinks: int) -> Tensor:
-    outputs = []
-    for group in groups:
-        group_k, group_v = (_with_sinks(x, group.keys, num_sinks) for x in (k, v))
-        group_q = q[:, :, group.queries]
-        outputs.append(F.scaled_dot_product_attention(group_q, group_k, group_v, attn_mask=group.mask))
+    learns = torch.is_grad_enabled() and q.requires_grad and not torch.compiler.is_compiling()
+    if learns and len(groups) > 1:
+        attended: Tensor = _GroupedAttention.apply(q, k, v, groups, num_sinks)
+        return attended
+    outputs = [_attend_group(*_inputs(q, k, v, group, num_sinks), group) for group in groups]
     return torch.cat(outputs, dim=2) if len(outputs) > 1 else outputs[0]
+
+
+def _inputs(q: Tensor, k: Tensor, v: Tensor, group: _Group, num_sinks: int) -> tuple[Tensor, Tensor, Tensor]:
+    return q[:, :, group.queries], _with_sinks(k, group.keys, num_sinks), _with_sinks(v, group.keys, num_sinks)
+
+
+def _attend_group(q: Tensor, k: Tensor, v: Tensor, group: _Group) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=group.mask)
+
+
+class _GroupedAttention(torch.autograd.Function):
+    """The groups' attention; their gradients are added up in place.
+
+    Autograd would make a tensor as long as the chunk out of each group's gradient, zeros but for the group, and add
+    these up (`tests/benchmarks/bench_step.py` has the transformer beside dense attention).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, groups: tuple[_Group, ...], num_sinks: int) -> Tensor:
+        parts = []
+        with torch.enable_grad():
+            for group in groups:
+                leaves = [x.detach().requires_grad_() for x in _inputs(q, k, v, group, num_sinks)]
+                parts.append((group, leaves, _attend_group(leaves[0], leaves[1], leaves[2], group)))
+        ctx.parts, ctx.num_sinks, ctx.shape, ctx.dtype = parts, num_sinks, k.shape, k.dtype
+        return torch.cat([output.detach() for _, _, output in parts], dim=2)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        by_query = []
+        keys_and_values = gradients[0].new_zeros(2, *ctx.shape, dtype=ctx.dtype)
+        for group, leaves, output in ctx.parts:
+            ours = gradients[0][:, :, group.queries]
+            grad_q, *grads = torch.autograd.grad(output, leaves, ours.to(output.dtype))
+            by_query.append(grad_q)
+            for total, part in zip(keys_and_values, grads, strict=True):
+                _add_with_sinks(total, part, group.keys, ctx.num_sinks)
+        grad_k, grad_v = keys_and_values
+        return torch.cat(by_query, dim=2), grad_k, grad_v, None, None
 
 
 def _with_sinks(x: Tensor, keys: slice, num_sinks: int) -> Tensor:
     if not num_sinks or not keys.start:
         return x[:, :, keys.start : keys.stop + num_sinks]
     return torch.cat([x[:, :, :num_sinks], x[:, :, keys.start + num_sinks : keys.stop + num_sinks]], dim=2)
+
+
+def _add_with_sinks(total: Tensor, part: Tensor, keys: slice, num_sinks: int) -> None:
+    """Add what belongs to the keys that `_with_sinks` took."""
+    if not num_sinks or not keys.start:
+        total[:, :, keys.start : keys.stop + num_sinks] += part
+        return
+    total[:, :, :num_sinks] += part[:, :, :num_sinks]
+    total[:, :, keys.start + num_sinks : keys.stop + num_sinks] += part[:, :, num_sinks:]
 
 
 @lru_cache(maxsize=64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
@@ -35,6 +36,16 @@ def test_grouped_attention_equals_the_dense_mask(num_sinks: int, history: int, o
     expected = nn.functional.scaled_dot_product_attention(q[:, :, rows], k, v, attn_mask=mask[rows])
     pattern = AttentionPattern(layout, num_timesteps, history, num_sinks, only_out)
     torch.testing.assert_close(attention_for(pattern, q.device)(q[:, :, rows], k, v), expected)
+
+    weights = torch.randn_like(expected)
+    gradients = []
+    dense = partial(nn.functional.scaled_dot_product_attention, attn_mask=mask[rows])
+    for attend in (attention_for(pattern, q.device), dense):
+        inputs = tuple(x.clone().requires_grad_() for x in (q, k, v))
+        attended = attend(inputs[0][:, :, rows], *inputs[1:])
+        gradients.append(torch.autograd.grad((weights * attended).sum(), inputs))
+    for got, wanted in zip(*gradients, strict=True):
+        torch.testing.assert_close(got, wanted)
 
 
 def test_counts_say_what_is_skipped() -> None:
