@@ -19,6 +19,7 @@ from p2p.sockets import check_peer, connect
 TEXT_SUFFIX = ".text"  # beside the socket of a server lies the one that takes instructions
 TEXT_TIMEOUT_S = 120.0  # the first instruction loads a language model
 _CHUNK_BYTES = 1 << 16
+_MAX_READS = 16  # in a row: a server that floods must not keep its client from the clock
 _MAX_LINE_BYTES = 1 << 16
 _MAX_ACTION_BYTES = 1 << 20  # of an answer; it holds a few names and numbers
 
@@ -77,9 +78,12 @@ class Client:
         return frame_id
 
     def answers(self, deadline_s: float = -math.inf) -> list[tuple[Action, int]]:
-        """The answers (action, frame id) that have come; waits for the first one until `deadline_s` (monotonic)."""
+        """The answers (action, frame id) that have come; waits for the first one until `deadline_s` (monotonic).
+
+        At most the first `_MAX_READS` pieces of them: those of a server that sends more are for the next call.
+        """
         found: list[tuple[Action, int]] = []
-        while True:
+        for _ in range(_MAX_READS):
             wait_s = max(0.0, deadline_s - time.monotonic()) if not found else 0.0
             if not self._readable.poll(math.ceil(1000 * wait_s)):
                 return found
@@ -92,6 +96,7 @@ class Client:
             if not data:
                 raise ValueError(f"{self._address}: the server closed the connection; its log says why")
             found += [parse_action(payload) for payload in self._reader.feed(data)]
+        return found
 
     def ask(self, frame: Frame) -> Action:
         """Send a frame and wait for its own answer."""

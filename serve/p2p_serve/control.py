@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from p2p.console import plain_lines
 from p2p.gate import open_regular
 from p2p_serve.quiet import QuietLog
 from p2p_serve.text import TextSource
@@ -83,8 +84,12 @@ class Control:
         self._spawn(self._watch(path))
 
     async def listen(self, listener: socket.socket) -> None:
-        """Take lines on a local socket; each is answered by one line."""
-        self._listener = await asyncio.start_server(self._client, sock=listener, limit=_MAX_LINE_BYTES)
+        """Take lines on a local socket; each is answered by one line (/report by several)."""
+
+        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self._spawn(self._client(reader, writer))  # a task of ours, which `stop` ends without a traceback
+
+        self._listener = await asyncio.start_server(connected, sock=listener, limit=_MAX_LINE_BYTES)
 
     async def stop(self) -> None:
         if self._listener is not None:
@@ -128,7 +133,7 @@ class Control:
                     answer = await self.line(line.decode(errors="replace"))
                 except ValueError as error:
                     answer = f"error: {error}"
-                writer.write(answer.encode() + b"\n")
+                writer.write(plain_lines(answer).encode() + b"\n")
                 await writer.drain()
         except (ValueError, OSError) as error:  # a line beyond the limit, or the peer has gone
             self._say.warning("text socket: closed: %s", error)

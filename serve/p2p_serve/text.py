@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 
-from p2p.gate import printable
+from p2p import gate
 from p2p.text import Embedder, Embedding, Instruction
 
 log = logging.getLogger(__name__)
@@ -33,18 +33,17 @@ class TextSource:
         """Put an instruction in force, or none for an empty line; slow for one that was never seen.
 
         Raises:
-            ValueError: when it is too long or cannot be embedded; the one in force stays.
+            ValueError: when it is too long, no UTF-8, or cannot be embedded; the one in force stays.
         """
         text = text.strip()
         if not text:
             self.current = Instruction()
             log.info("instruction: none")
             return
-        if len(text) > MAX_INSTRUCTION_CHARACTERS:
-            raise ValueError(f"an instruction of {len(text)} characters; at most {MAX_INSTRUCTION_CHARACTERS}")
+        gate.text(text, "an instruction", MAX_INSTRUCTION_CHARACTERS)
         embedding = self._embed(text)
         self.current = Instruction(text, embedding)
-        log.info("instruction: %s%s", printable(text), "" if embedding is not None else " (without effect)")
+        log.info("instruction: %s%s", gate.printable(text), "" if embedding is not None else " (without effect)")
 
     def _embed(self, text: str) -> Embedding | None:
         if text in self._cache:
@@ -54,7 +53,7 @@ class TextSource:
         name = self._trained_with
         if embedding is not None and embedding.shape != self._shape:
             raise ValueError(
-                f"the embedding of {text!r} has the shape {embedding.shape}, the policy reads {self._shape}; "
+                f"the embedding of {gate.shown(text)} has the shape {embedding.shape}, the policy reads {self._shape}; "
                 f"use the embedder that it was trained with{f', --text-embedder {name}' if name else ''}"
             )
         self._cache[text] = embedding

@@ -9,7 +9,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +105,18 @@ def test_a_server_that_does_not_answer_is_given_up(peer: Peer) -> None:
         connection.recv(1)  # until the client leaves
 
     with Client(peer(behave), timeout_s=0.3) as client, pytest.raises(ValueError, match="no answer to frame 0"):
+        client.ask(FRAME)
+
+
+def test_a_server_that_floods_does_not_keep_the_client_from_its_clock(peer: Peer) -> None:
+    def behave(connection: socket.socket) -> None:
+        answers = encode_action(Action(("w",)), 1000) * 4000
+        end_s = time.monotonic() + 10
+        with suppress(OSError):  # the client has gone
+            while time.monotonic() < end_s:
+                connection.sendall(answers)
+
+    with Client(peer(behave), timeout_s=0.5) as client, pytest.raises(ValueError, match="no answer to frame 0 within"):
         client.ask(FRAME)
 
 

@@ -1,10 +1,11 @@
-"""Instructions from a file: whatever lies there, the server goes on."""
+"""Instructions from a file and over a socket: whatever lies there and whoever talks, the server goes on."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -91,6 +92,37 @@ def test_a_line_without_end_is_not_read_to_its_end(
         file.truncate(1 << 40)  # sparse: a terabyte of zeros
     begin = time.monotonic()
     os.replace(tmp_path / "new", told)
-    wait_until(lambda: "an instruction of 16384 characters" in caplog.text, "it is refused", 20)
+    wait_until(lambda: "text of 16384 characters" in caplog.text, "it is refused", 20)
     assert time.monotonic() - begin < 10
     assert source.current.text == ""
+
+
+def test_what_is_said_over_the_socket_comes_back_without_what_a_terminal_obeys(
+    source: TextSource, tmp_path: Path
+) -> None:
+    answers = asyncio.run(_talk(Control(source, {}), tmp_path / "told", [b"/x\x1b[31m\r\n", b"\xe2\x80\xae\n"]))
+    assert answers[0].startswith(rb"error: unknown command /x\x1b[31m; there are")
+    assert b"\\u202e" in answers[1]
+
+
+def test_a_server_that_stops_leaves_those_who_talk_without_a_traceback(
+    source: TextSource, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert asyncio.run(_talk(Control(source, {}), tmp_path / "told", [b"left\n"])) == [b"instruction: left\n"]
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def _talk(control: Control, path: Path, lines: list[bytes]) -> list[bytes]:
+    """The answers to these lines over a text socket; the server stops while the connection is open."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        await control.listen(listener)
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        answers = []
+        for line in lines:
+            writer.write(line)
+            answers.append(await asyncio.wait_for(reader.readline(), 20))
+        await control.stop()
+        writer.close()
+    return answers

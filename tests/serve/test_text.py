@@ -54,7 +54,8 @@ def test_an_empty_line_means_no_instruction(table: Path) -> None:
     [
         ("up", "has no embedding of 'up'; it knows 'left'"),
         ("wide", "use the embedder that it was trained with"),
-        ("x" * 3000, "an instruction of 3000 characters"),
+        ("x" * 3000, "text of 3000 characters"),
+        ("\udcff", r"an instruction is '\\udcff', which is not valid UTF-8"),
     ],
 )
 def test_what_cannot_be_used_leaves_the_one_in_force(table: Path, text: str, message: str) -> None:
