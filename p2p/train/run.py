@@ -124,7 +124,8 @@ def build(recipe: Recipe) -> Trainer:
     resume_point = find_resume_point(recipe, data)
     trainer = _build_trainer(recipe, model, train_data, _build_callbacks(recipe, data, resume_point))
     if dist.get_global_rank() == 0:
-        _announce(recipe, precision, resume_point is not None, int(trainer.state.timestamp.batch.value))
+        log.info("%s", _describe(recipe, trainer, precision))
+        _announce(recipe, resume_point is not None, int(trainer.state.timestamp.batch.value))
     return trainer
 
 
@@ -245,10 +246,30 @@ def _loggers(recipe: Recipe) -> list[object]:
     return [WandBLogger(project="p2p", name=recipe.name, init_kwargs={"id": recipe.name, "resume": "allow"})]
 
 
-def _announce(recipe: Recipe, precision: Precision, resumed: bool, step: int) -> None:
+def _describe(recipe: Recipe, trainer: Trainer, precision: Precision) -> str:
+    """One line: size of the policy, device, numbers, size of the data."""
+    import torch
+    from composer.utils import dist
+
+    from p2p.train.flops import meta_policy
+
+    num_parameters = sum(parameter.numel() for parameter in meta_policy(recipe.policy).parameters())
+    if torch.cuda.is_available():
+        device = f"{dist.get_world_size()} x {torch.cuda.get_device_name()}"
+    else:
+        device = f"CPU, {dist.get_world_size()} x {torch.get_num_threads()} threads"
+    dataset = trainer.state.train_dataloader.dataset
+    recordings = [recording for stream in dataset.streams for recording in stream.table.recordings]
+    frames = sum(recording.num_frames for recording in recordings)
+    return (
+        f"{recipe.name}: {num_parameters / 1e6:,.1f} M parameters · {device} · {precision.said} · {len(recordings):,} "
+        f"recordings, {frames:,} frames, {dataset.num_samples:,} chunks of {recipe.policy.num_timesteps} steps an epoch"
+    )
+
+
+def _announce(recipe: Recipe, resumed: bool, step: int) -> None:
     recipe.run_path.mkdir(parents=True, exist_ok=True)
     save_recipe(recipe, recipe.run_path / "recipe.yaml")
-    log.info("%s: computing in %s", recipe.name, precision.said)
     log.info(
         "%s: %s from step %d to %s", recipe.run_path, "resuming" if resumed else "training", step, recipe.max_duration
     )

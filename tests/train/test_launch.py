@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -46,6 +47,9 @@ def test_two_processes_train_as_typed_and_leave_a_policy(
 ) -> None:
     folder, result = typed_run
     assert result.returncode == 0, result.stderr
+    assert re.search(
+        r"0\.\d M parameters · .* threads · float32 · \d recordings, .* chunks of 16 steps an", result.stderr
+    )
     assert "step 3/3  loss" in result.stderr
     assert "frames/s  ETA 0:00:00" in result.stderr
     checkpoint = folder / "checkpoints" / "step-00000003"
