@@ -33,7 +33,7 @@ COMMANDS = {
     "demo": Command("p2p.demo", "the whole road: record, convert, train, serve, play, report"),
     "doctor": Command("p2p.doctor", "what is installed, which device is used, what is missing"),
     "download": Command("p2p.hub", "released weights and the public dataset from the Hub"),
-    "record": Command("p2p.play.record", "let a scripted player play, and record it"),
+    "record": Command("p2p.play.record", "record the play of a scripted player, or of a person in a window"),
     "repair": Command("p2p.play.repair", "make whole what a kill or a full disk left of recordings"),
     "play": Command("p2p.play.episodes", "play episodes of a game through a running server"),
     "export": Command("p2p.train.export", "a training checkpoint into a policy folder"),

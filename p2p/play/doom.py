@@ -59,9 +59,12 @@ def button_values(action: Action) -> list[float]:
 
 
 SETTINGS_FILE = "engine.ini"
+WINDOW_SIZES = {1: "RES_320X240", 2: "RES_640X480", 4: "RES_1280X960"}  # by --scale
 
 
-def make_engine(info: GameInfo, scratch: Scratch, labels: bool = False, window: bool = False, ticrate: int = 35) -> Any:
+def make_engine(
+    info: GameInfo, scratch: Scratch, labels: bool = False, window: bool = False, ticrate: int = 35, scale: int = 1
+) -> Any:
     """ViZDoom's engine with a scenario loaded.
 
     Args:
@@ -70,14 +73,19 @@ def make_engine(info: GameInfo, scratch: Scratch, labels: bool = False, window: 
         labels: let the engine say what is on the screen.
         window: run by itself in a window, `ticrate` tics a second, with the keyboard and the mouse, instead of
             step by step without one.
+        scale: of the picture, which is 320 x 240 by itself.
 
     Raises:
-        ValueError: when ViZDoom is not installed.
+        ValueError: when ViZDoom is not installed, or there is no such scale.
     """
     try:
         import vizdoom
     except ImportError as error:
         raise ValueError(f"{info.name} needs the package vizdoom: pip install 'pixel2play[play]'") from error
+    if scale not in WINDOW_SIZES:
+        raise ValueError(
+            f"--scale {scale}: the game's window can be {', '.join(map(str, WINDOW_SIZES))} times its size"
+        )
     engine = vizdoom.DoomGame()
     engine.load_config(str(Path(vizdoom.scenarios_path) / f"{info.scenario}.cfg"))
     engine.set_doom_config_path(str(scratch.path / SETTINGS_FILE))
@@ -85,7 +93,7 @@ def make_engine(info: GameInfo, scratch: Scratch, labels: bool = False, window: 
     engine.set_available_game_variables(
         [vizdoom.GameVariable.POSITION_X, vizdoom.GameVariable.POSITION_Y, vizdoom.GameVariable.ANGLE]
     )
-    engine.set_screen_resolution(vizdoom.ScreenResolution.RES_320X240)
+    engine.set_screen_resolution(getattr(vizdoom.ScreenResolution, WINDOW_SIZES[scale]))
     engine.set_screen_format(vizdoom.ScreenFormat.RGB24)
     engine.set_labels_buffer_enabled(labels)
     engine.set_window_visible(window)

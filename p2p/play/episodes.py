@@ -244,6 +244,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     window = parser.add_argument_group("in a window, in real time, with real keys and mouse")
     window.add_argument("--window", action="store_true", help="(a program:COMMAND always is)")
     window.add_argument("--seconds", type=float, default=60.0, help="of play (%(default)s)")
+    window.add_argument("--scale", type=int, default=1, help="a window 2 or 4 times as large (not of a program)")
     window.add_argument("--title", default="", help="part of the title of the window of program:COMMAND")
     window.add_argument("--yield-to-motion", action="store_true", help="yield to a person's mouse, not only to keys")
     window.add_argument("--record", type=Path, help="write the play as a recording below this folder")
@@ -285,6 +286,7 @@ def run_window(args: argparse.Namespace) -> int:
             args.video,
             any_user=args.any_user,
             yield_to_motion=args.yield_to_motion,
+            scale=args.scale,
         )
         report = play_in_window(settings, say)
     for line in report.lines():

@@ -60,7 +60,7 @@ class WindowedProgram(Protocol):
 class DoomWindow:
     """ViZDoom in a window, with the keyboard and the mouse; the engine still tells time and pose."""
 
-    def __init__(self, info: GameInfo) -> None:
+    def __init__(self, info: GameInfo, scale: int = 1) -> None:
         from p2p.play.doom import SETTINGS_FILE, make_engine
 
         self.title, self.process = DOOM_TITLE, None
@@ -71,7 +71,7 @@ class DoomWindow:
         # The engine reads bindings from this file only: as command-line arguments it ignores them without a word.
         content = f"[GlobalSettings]\nUse_Mouse=true\n[Doom.Bindings]\n{settings}\n"
         (self._scratch.path / SETTINGS_FILE).write_text(content)
-        self._engine = make_engine(info, self._scratch, window=True, ticrate=TICRATE)
+        self._engine = make_engine(info, self._scratch, window=True, ticrate=TICRATE, scale=scale)
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="doom", daemon=True)
@@ -173,8 +173,14 @@ class Program:
         self._scratch.close()
 
 
-def open_program(game: str, title: str) -> WindowedProgram:
-    """Start what `--game` names."""
-    if game.startswith(PROGRAM):
-        return Program(game.removeprefix(PROGRAM), title)
-    return DoomWindow(game_info(game))
+def open_program(game: str, title: str, scale: int = 1) -> WindowedProgram:
+    """Start what `--game` names, in a window `scale` times as large as by itself.
+
+    Raises:
+        ValueError: when it cannot be started, or not at that scale.
+    """
+    if not game.startswith(PROGRAM):
+        return DoomWindow(game_info(game), scale)
+    if scale != 1:
+        raise ValueError(f"--scale {scale}: a program decides itself how large its window is; use its own options")
+    return Program(game.removeprefix(PROGRAM), title)

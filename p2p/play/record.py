@@ -9,6 +9,7 @@ the player would have pressed, so that mistakes and the way back from them can b
 
 import argparse
 import json
+import math
 import os
 import time
 from contextlib import AbstractContextManager, closing
@@ -177,30 +178,43 @@ def _record_episode(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
+    parser.usage = "%(prog)s --game GAME (--episodes N | --hours H) --out DIR [options]"
     parser.add_argument(
-        "--game", required=True, type=game_name, help=f"one of {', '.join(GAMES)}; with --window also program:COMMAND"
+        "--game", required=True, type=game_name, help=f"one of {', '.join(GAMES)}; in a window also program:COMMAND"
     )
     length = parser.add_mutually_exclusive_group(required=True)
-    length.add_argument("--episodes", type=int, help="how many episodes")
-    length.add_argument("--hours", type=float, help="how many hours of game time, in whole episodes of full length")
-    parser.add_argument("--window", action="store_true", help="record a person who plays in a window, for --hours")
-    parser.add_argument("--out", required=True, type=Path, help="folder of the recordings")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed records other episodes (%(default)s)")
-    parser.add_argument(
-        "--disturbance", type=float, default=0.02, help="chance per step that random keys begin (%(default)s)"
-    )
-    parser.add_argument("--player", default="expert", choices=list(SCRIPTED), help="which scripted one (%(default)s)")
-    parser.add_argument("--text", default="", metavar="INSTRUCTION", help="write this instruction down with the play")
+    length.add_argument("--episodes", type=int, metavar="N", help="how many episodes there shall be in the folder")
+    length.add_argument("--hours", type=float, metavar="H", help="how many hours of play, such as 0.5")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the recordings")
+    parser.add_argument("--text", default="", metavar="INSTRUCTION", help="what the player is told: is recorded too")
     parser.add_argument(
         "--text-embedder", default="minilm", metavar="NAME", help="minilm, gemma or gemma:FOLDER (%(default)s)"
     )
-    parser.add_argument("--preset", default="ultrafast", help="preset of the x264 encoder (%(default)s)")
+    script = parser.add_argument_group("a scripted player, without a window, quicker than real time")
+    script.add_argument("--player", default="expert", choices=list(SCRIPTED), help="which one (%(default)s)")
+    script.add_argument("--seed", type=int, default=0, help="another seed records other episodes (%(default)s)")
+    script.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="games at once (%(default)s)")
+    script.add_argument(
+        "--disturbance",
+        type=float,
+        default=0.02,
+        metavar="P",
+        help="chance per step that a burst of random keys begins (%(default)s)",
+    )
+    script.add_argument(
+        "--preset", default="ultrafast", help="of the x264 encoder: slower is smaller, as veryfast (%(default)s)"
+    )
+    window = parser.add_argument_group("a person, in a window, for --hours or until Ctrl-C")
+    window.add_argument("--window", action="store_true", help="you play; needs a display")
+    window.add_argument("--scale", type=int, default=1, help="a window 2 or 4 times as large (not of a program)")
+    window.add_argument("--title", default="", help="part of the title of the window of program:COMMAND")
 
 
 def num_episodes(args: argparse.Namespace) -> int:
     """How many episodes the options ask for."""
     if args.hours is not None:
+        if not 0 < args.hours < math.inf:
+            raise ValueError(f"--hours {args.hours:g}: expected a time above 0, such as 0.5")
         steps = args.hours * 3600 * FRAME_RATE_HZ
         return max(1, round(steps / game_info(args.game).max_steps))
     if args.episodes < 1:
@@ -220,9 +234,11 @@ def run_window(args: argparse.Namespace) -> int:
         "",
         args.hours * 3600,
         args.seed,
-        record=args.out,
+        args.title,
+        args.out,
         instruction=embed_instruction(args.text.strip(), args.text_embedder),
         text_tokenizer=tokenizer_name(args.text_embedder),
+        scale=args.scale,
     )
     record_person(settings, say)
     return 0

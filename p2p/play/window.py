@@ -7,6 +7,7 @@ Pixels are grabbed from the window at 20 Hz, keys and mouse go to it as real inp
 key or a mouse button the model yields, and takes over again on F9. record_person.py records a person's play.
 """
 
+import math
 import os
 import secrets
 import time
@@ -34,7 +35,11 @@ class WindowSettings:
     """What is played, for how long, and what is written down. `seed` is of the first episode.
 
     `instruction` is what a person who is recorded was told, `text_tokenizer` the name of its embedder, `any_user`
-    whether a server of another user may play, `yield_to_motion` whether a person takes over by mouse motion too.
+    whether a server of another user may play, `yield_to_motion` whether a person takes over by mouse motion too,
+    `scale` how many times its own size the game's window has.
+
+    Raises:
+        ValueError: when the time is none.
     """
 
     game: str
@@ -48,6 +53,11 @@ class WindowSettings:
     text_tokenizer: str = "minilm"
     any_user: bool = False
     yield_to_motion: bool = False
+    scale: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds < math.inf:
+            raise ValueError(f"{self.seconds:g} seconds of play: expected a time above 0")
 
 
 @dataclass
@@ -94,7 +104,7 @@ def open_window(
 ) -> tuple[WindowedProgram, Eyes, Hands, PersonWatch]:
     """The program in its window with the focus, and eyes, hands and a watch for it; all end with the stack."""
     name = os.environ.get("DISPLAY") or stack.enter_context(_own_display())
-    program = open_program(settings.game, settings.title)
+    program = open_program(settings.game, settings.title, settings.scale)
     stack.callback(program.close)
     connection = open_display(name)
     stack.callback(connection.close)

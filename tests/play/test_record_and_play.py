@@ -75,6 +75,9 @@ def test_what_is_recorded_is_reused(raw: Path, capsys: pytest.CaptureFixture[str
     [
         (["--episodes", "1", "--disturbance", "0.5"], "other settings"),
         (["--episodes", "0"], "--episodes 0"),
+        (["--hours", "inf"], "--hours inf"),
+        (["--hours", "nan"], "--hours nan"),
+        (["--hours", "-1"], "--hours -1"),
         (["--episodes", "1", "--disturbance", "2"], "--disturbance 2"),
     ],
 )

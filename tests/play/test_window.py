@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from p2p.actions import Action
 from p2p.play.person import Controls, PersonWatch
 from p2p.play.reaper import MARK_VARIABLE
 from p2p.play.record_person import record_person
-from p2p.play.window import WindowSettings, play_in_window
+from p2p.play.window import WindowSettings, look, open_window, play_in_window
 from p2p.play.x11 import Eyes, Hands, find_window, focus, open_display, virtual_display
 from p2p.recording import VIDEO_FILE, read_annotation, read_frames, text_spans
 from p2p.text import Instruction
@@ -275,6 +276,38 @@ def test_the_game_s_window_hears_the_keys_and_leaves_nothing(screen: str, echo: 
     connection = open_display(screen)
     assert not [w for w in connection.screen().root.query_tree().children if w.get_wm_name()]
     connection.close()
+
+
+def test_a_larger_window_shows_the_same_picture(screen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISPLAY", screen)
+    said: list[str] = []
+    pictures = []
+    for scale in (1, 2):
+        with ExitStack() as stack:
+            program, eyes, _, _ = open_window(WindowSettings("doom:basic", "", scale=scale), stack, said.append)
+            program.new_episode(1)
+            assert wait_until(lambda: look(program, eyes).std() > 10)  # noqa: B023
+            pictures.append(look(program, eyes).astype(int))
+    assert ["320 x 240" in said[0], "640 x 480" in said[1]] == [True, True]
+    assert pictures[1].shape == (192, 192, 3)
+    assert np.abs(pictures[0] - pictures[1]).mean() < 15
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"game": "doom:basic", "scale": 3}, "--scale 3: .* 1, 2, 4 times"),
+        ({"game": "program:xterm", "scale": 2}, "--scale 2: a program decides itself"),
+        ({"game": "doom:basic", "seconds": float("nan")}, "nan seconds"),
+        ({"game": "doom:basic", "seconds": -1.0}, "-1 seconds"),
+    ],
+)
+def test_a_window_that_cannot_be_had_is_one_clear_message(
+    screen: str, settings: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISPLAY", screen)
+    with pytest.raises(ValueError, match=message):
+        play_in_window(WindowSettings(**{"address": "/nowhere", **settings}))
 
 
 def started_by(pid: int) -> list[int]:
