@@ -53,7 +53,11 @@ RULES = {
     "p2p.object_storage": Rule((), (*LIGHT, "av")),
     "p2p.game_names": Rule((), (*LIGHT, "av")),
     "p2p.text": Rule((), (*TRAINER, "streaming", "vizdoom", "av")),
-    "p2p.model": Rule(("p2p.actions", "p2p.config"), (*TRAINER, "streaming", "vizdoom", "av", "matplotlib")),
+    "p2p.model": Rule(
+        ("p2p.actions", "p2p.config", "p2p.data.resize", "p2p.text"),
+        (*TRAINER, "streaming", "vizdoom", "av", "matplotlib"),
+    ),
+    "p2p.model.opening": Rule(("p2p.config", "p2p.hub", "p2p.model"), (*TRAINER, "streaming", "vizdoom", "av")),
     "p2p.model.import_command": Rule(("p2p.config", "p2p.model", "p2p.recipe"), (*TRAINER, "streaming", "av")),
     "p2p.data": Rule(("p2p.actions", "p2p.config", "p2p.format", "p2p.object_storage"), (*TRAINER, "vizdoom")),
     "p2p.data.resize": Rule((), (*LIGHT, "av")),

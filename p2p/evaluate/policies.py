@@ -1,4 +1,4 @@
-"""Opening what a user names as a policy, for the commands of this folder."""
+"""What the commands of this folder do with a policy that a user names."""
 
 from __future__ import annotations
 
@@ -6,25 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from p2p.model import ActionLogits, Policy, load_policy
 
 
 def open_policy(path: Path, device: str | None = None) -> Policy:
-    """The policy in a folder, or in an original .ckpt beside its model_config.yaml, in evaluation mode.
-
-    Raises:
-        ValueError: when it is neither, or the device does not exist.
-    """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device {device}: no CUDA device here; write --device cpu")
-    if path.suffix == ".ckpt":
-        from p2p.model.original import load_checkpoint
-
-        return load_checkpoint(path).to(device).eval()
-    return load_policy(path, device=device).eval()
+    """`load_policy` on `device`, by default a GPU where there is one."""
+    return load_policy(path, device or "auto")
 
 
 def on_device(policy: Policy) -> Callable[..., ActionLogits]:

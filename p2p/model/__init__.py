@@ -1,6 +1,7 @@
-"""The policy network: what it computes, and the folder that holds its weights."""
+"""The policy network: what it computes, the folder that holds its weights, and how it plays."""
 
+from p2p.model.opening import load_policy
 from p2p.model.policy import ActionLogits, Policy
-from p2p.model.weights import load_policy, save_policy
+from p2p.model.weights import save_policy
 
 __all__ = ["ActionLogits", "Policy", "load_policy", "save_policy"]

@@ -119,6 +119,13 @@ class Cache:
             ring.reset()
 
 
+def cache_bytes(policy: Policy) -> int:
+    """Memory of one player's keys and values, which is nearly all that a session adds to its policy."""
+    config = policy.config
+    steps = sum(min(history, config.num_timesteps - 1) + 2 for history in config.histories)
+    return 2 * steps * (config.tokens_per_timestep - 1) * config.dim * policy.out_token.element_size()
+
+
 def step_index(layout: TokenLayout, step: int, first: int, last: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Timestep and offset, int64 [last - first] each, of the tokens `first` .. `last` - 1 of a timestep."""
     offset = torch.arange(first, last, device=device)

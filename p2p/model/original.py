@@ -30,7 +30,7 @@ from p2p.model.weights import (
     build_policy,
     check_tensors,
     describe_names,
-    load_policy,
+    read_policy_folder,
     require_finite,
     write_policy_folder,
 )
@@ -250,7 +250,7 @@ def export_checkpoint(policy_folder: str | Path, out: str | Path, global_step: i
     from omegaconf import OmegaConf
     from safetensors.torch import load_file
 
-    policy = load_policy(policy_folder)  # refuses what does not fit
+    policy = read_policy_folder(policy_folder)  # refuses what does not fit
     settings = OmegaConf.to_yaml(OmegaConf.create(config_to_original(policy.config)))
     tensors = load_file(Path(policy_folder) / WEIGHTS_NAME)
     rounded = rounded_by_the_original(tensors)

@@ -9,7 +9,7 @@ L = T*S, D width, H heads, K head dim, A action slots, V choices.
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,11 @@ from p2p.model.attention import AttentionPattern, attention_for
 from p2p.model.image import build_image_tokenizer, normalise_frames
 from p2p.model.layers import Layer, rotation
 from p2p.model.mask import TokenLayout
+
+if TYPE_CHECKING:
+    from p2p.config import SamplingConfig
+    from p2p.model.session import Session
+    from p2p.text import Embedder
 
 DECODER_NUM_SINKS = 1
 
@@ -151,6 +156,19 @@ class Policy(nn.Module):
         for name, parameter in self.named_parameters():
             if name.endswith("_sinks"):
                 nn.init.normal_(parameter, std=1.0)
+
+    def session(
+        self,
+        seed: int | None = None,
+        sampling: SamplingConfig | None = None,
+        mouse_sampling: str | None = None,
+        clear_every: int = 0,
+        embedder: Embedder | None = None,
+    ) -> Session:
+        """This policy at play, `policy.session(seed=0).act(frame)`: see `Session`."""
+        from p2p.model.session import Session
+
+        return Session(self, seed, sampling, mouse_sampling, clear_every, embedder)
 
     # -------------------------------------------------------------- tokens
 

@@ -71,7 +71,9 @@ def _write_files(config: PolicyConfig, tensors: Mapping[str, Tensor], folder: Pa
     write_file(folder / MANIFEST, Manifest(KIND, records).encode())
 
 
-def load_policy(folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Policy:
+def read_policy_folder(
+    folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> Policy:
     """Load a policy folder, in evaluation mode.
 
     Args:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from p2p.model.original_file import load_tensors
 from p2p.model.policy import Policy
-from p2p.model.weights import check_tensors, load_policy, require_finite
+from p2p.model.weights import check_tensors, read_policy_folder, require_finite
 from p2p.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def check_start(recipe: Recipe) -> None:
 def start_tensors(recipe: Recipe, expected: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """The tensors that replace random ones, by the policy's names; `expected` has all names and shapes."""
     if recipe.init_from is not None:
-        tensors = load_policy(recipe.init_from).state_dict()
+        tensors = read_policy_folder(recipe.init_from).state_dict()
         check_tensors(expected, tensors, f"init_from {recipe.init_from}")
         return tensors
     if recipe.policy.image_encoder != "efficientnet_b0":

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import numpy as np
 
 from p2p.model import Policy
-from p2p_serve.engine import Engine
 
 
 def time_steps(
@@ -25,18 +24,18 @@ def time_steps(
     if num_steps < 1:
         raise ValueError(f"--steps is {num_steps}; write 1 or more")
     config = policy.config
-    engine = Engine(policy, seed=seed)
+    session = policy.session(seed)
     shape = (config.frame_height, config.frame_width, 3)
     frames = np.random.default_rng(0).integers(0, 256, (8, *shape), dtype=np.uint8)
     times = np.zeros((num_steps, 5))
     num_before = config.num_timesteps
     for index in range(-num_before, num_steps):
         begin = time.perf_counter()
-        engine.step(frames[index % len(frames)])
+        session.act(frames[index % len(frames)])
         answered = time.perf_counter()
-        engine.finish_step()
+        session.finish_step()
         end = time.perf_counter()
-        timing = engine.last_timing
+        timing = session.last_timing
         if index >= 0:
             parts = (answered - begin, timing.model_s, timing.sampling_s, end - answered)
             times[index] = [*(1000 * part for part in parts), timing.num_passes]

@@ -8,6 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -187,7 +188,8 @@ def _open_policy(args: argparse.Namespace) -> tuple[Policy, str]:
         raise ValueError("name a policy with --policy SOURCE, or write --random-weights --recipe 150M")
     import torch
 
-    from p2p_serve.policies import choose_device, choose_dtype, open_policy, random_policy
+    from p2p.model.inference import for_inference
+    from p2p.model.opening import choose_device, choose_dtype, load_policy, random_policy
 
     if args.threads is not None:
         if args.threads < 1:
@@ -195,11 +197,12 @@ def _open_policy(args: argparse.Namespace) -> tuple[Policy, str]:
         torch.set_num_threads(args.threads)
     device, dtype = choose_device(args.device), choose_dtype(args.dtype)
     if args.random_weights:
-        policy = random_policy(args.recipe, args.seed or 0, device, dtype)
+        policy = random_policy(args.recipe, args.seed or 0, device)
         name = f"{args.recipe} with random weights"
     else:
-        policy = open_policy(args.policy, device, dtype)
+        policy = load_policy(args.policy, device)
         name = args.policy
+    policy = for_inference(policy, dtype)
     type_name = str(policy.out_token.dtype).removeprefix("torch.")
     return policy, f"{name} ({_count(policy)} parameters, {_device_name(device)}, {type_name})"
 
@@ -227,11 +230,11 @@ def _run_serve(args: argparse.Namespace) -> int:
     policy, what = _open_policy(args)
     wants_text = args.text is not None or args.text_file is not None or args.text_socket is not None
     embedder = chosen or make_embedder(policy.config.text_embedder if wants_text else "null")
+    from p2p.model.cache import cache_bytes
     from p2p_serve.app import run
-    from p2p_serve.policies import cache_mib
 
     if args.sessions > 1:
-        what += f" · {args.sessions} sessions with {cache_mib(policy):.0f} MiB each"
+        what += f" · {args.sessions} sessions with {cache_bytes(policy) / 2**20:.0f} MiB each"
     shape = (policy.config.num_text_tokens, policy.config.text_dim)
     text = TextSource(embedder, shape, policy.config.text_embedder)
     if args.text:
@@ -246,24 +249,19 @@ def _run_serve(args: argparse.Namespace) -> int:
 
 
 def _make_player(args: argparse.Namespace, policy: Policy, text: TextSource, number: int) -> PolicyPlayer:
-    from p2p_serve.engine import Engine
     from p2p_serve.players import PolicyPlayer, SessionRecorder
 
-    config, sampling = policy.config, policy.config.sampling
+    config = policy.config
     size = (config.frame_height, config.frame_width)
-    engine = Engine(
-        policy,
-        temperature=sampling.temperature if args.temperature is None else args.temperature,
-        top_p=sampling.top_p if args.top_p is None else args.top_p,
-        greedy=sampling.greedy if args.greedy is None else args.greedy,
+    said = {name: getattr(args, name) for name in ("temperature", "top_p", "greedy", "mouse_sampling")}
+    session = policy.session(
+        seed=None if args.seed is None else args.seed + number,
+        sampling=replace(config.sampling, **{name: value for name, value in said.items() if value is not None}),
+        clear_every=args.clear_every,
     )
     return PolicyPlayer(
-        engine,
-        config,
+        session,
         text,
-        mouse_sampling=args.mouse_sampling,
-        seed=None if args.seed is None else args.seed + number,
-        clear_every=args.clear_every,
         forget_after_s=args.forget_after,
         recorder=None if args.record is None else SessionRecorder(args.record, size, config.text_embedder),
     )

@@ -12,19 +12,15 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from p2p.actions import Action
-from p2p.data.resize import resize
 from p2p.protocol import Frame
 from p2p_serve.latency import Marks
 from p2p_serve.text import TextSource
 
 if TYPE_CHECKING:
-    from p2p.config import PolicyConfig
+    from p2p.model.session import Session
     from p2p.recording import RecordingWriter
-    from p2p_serve.engine import Engine
 
 log = logging.getLogger(__name__)
-
-_NUM_WARM_UP_STEPS = 3
 
 
 class Player(Protocol):
@@ -186,91 +182,60 @@ class SessionRecorder:
 
 
 class PolicyPlayer:
-    """A policy at play.
+    """A policy at play: a session of it, with the server's clock, instruction and recorder.
 
     Args:
         text: where the instruction in force is read from, once a frame.
-        mouse_sampling: how a bin of motion becomes pixels.
-        seed: every session draws the same numbers from it; None: fresh ones.
-        clear_every: forget the history after this many frames; 0: never.
-        forget_after_s: forget it when frames have stopped for longer than this; 0: never.
+        forget_after_s: forget the history when frames have stopped for longer than this; 0: never.
         recorder: writes the session down.
     """
 
     def __init__(
         self,
-        engine: Engine,
-        config: PolicyConfig,
+        session: Session,
         text: TextSource,
-        mouse_sampling: str | None = None,
-        seed: int | None = None,
-        clear_every: int = 0,
         forget_after_s: float = 0.0,
         recorder: SessionRecorder | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._engine = engine
-        self._size = (config.frame_height, config.frame_width)
-        self._space = config.action_space
+        self._session = session
         self._text = text
-        self._mouse_sampling = mouse_sampling or config.sampling.mouse_sampling
-        self._seed = seed
-        self._rng = np.random.default_rng(seed)
-        self._clear_every, self._forget_after_s = clear_every, forget_after_s
+        self._forget_after_s = forget_after_s
         self._recorder = recorder
         self._clock = clock
-        self._num_steps = 0
         self._last_frame_s = float("-inf")
         self._to_record: tuple[np.ndarray, Action, str, np.ndarray | None, float] | None = None  # type: ignore[type-arg]
 
     def warm_up(self) -> None:
-        frame = np.zeros((*self._size, 3), dtype=np.uint8)
-        uniforms = np.full(self._space.num_slots, 0.5, dtype=np.float32)  # a session's numbers are not used up
-        for _ in range(_NUM_WARM_UP_STEPS):
-            self._engine.step(frame, uniforms=uniforms)
-            self._engine.finish_step()
-        self._engine.reset()
+        self._session.warm_up()
 
     def start(self) -> None:
-        self.forget()
-        self._rng = np.random.default_rng(self._seed)
+        self._session.restart()
         self._last_frame_s = float("-inf")
         if self._recorder is not None:
             self._recorder.start()
 
     def forget(self) -> None:
-        self._engine.reset()
-        self._num_steps = 0
+        self._session.forget()
 
     def act(self, frame: Frame, marks: Marks) -> Action:
         now = self._clock()
-        stopped = self._forget_after_s > 0 and now - self._last_frame_s > self._forget_after_s
-        if self._num_steps and (stopped or (self._clear_every and self._num_steps >= self._clear_every)):
-            self.forget()
+        if 0 < self._forget_after_s < now - self._last_frame_s:
+            self._session.forget()
         self._last_frame_s = now
-        image = resize(frame.image, *self._size)
-        if not image.flags.writeable:  # a view of the received bytes, which torch does not take
-            image = image.copy()
+        image = self._session.fit(frame.image)
         marks.end("resize")
         instruction = self._text.current
         begin = time.monotonic()
-        ids = self._engine.step(image, text=instruction.embedding, uniforms=self._uniforms())
-        marks.end("model", begin + self._engine.last_timing.model_s)
-        action = self._space.decode(ids, self._mouse_sampling, self._rng)
+        action = self._session.act(image, instruction.embedding)
+        marks.end("model", begin + self._session.last_timing.model_s)
         marks.end("sampling")
-        self._num_steps += 1
         if self._recorder is not None:
             self._to_record = (image, action, instruction.text, instruction.embedding, now)
         return action
 
-    def _uniforms(self) -> np.ndarray | None:  # type: ignore[type-arg]
-        """One number in (0, 1) per id, or None: the engine draws its own."""
-        if self._seed is None:
-            return None
-        return np.maximum(self._rng.random(self._space.num_slots, dtype=np.float32), np.float32(2**-24))
-
     def after_answer(self) -> None:
-        self._engine.finish_step()
+        self._session.finish_step()
         if self._recorder is not None and self._to_record is not None:
             self._recorder.add(*self._to_record)
             self._to_record = None

@@ -172,18 +172,17 @@ def bench_resize(num_frames: int = 50) -> None:
 
 
 def bench_gpu(sizes: list[str], num_steps: int) -> None:
-    from p2p_serve.captured import CapturedStep
+    from p2p.model.captured import CapturedEngine
 
     print(torch.cuda.get_device_name(), "torch", torch.__version__)
     for size in sizes:
         policy = for_inference(random_policy(size, "cuda"))
-        step = CapturedStep(policy, SamplingConfig())
-        text = torch.zeros(1, policy.config.num_text_tokens, policy.config.text_dim)
+        engine = CapturedEngine(policy, SamplingConfig())
         seconds = []
         for _ in range(num_steps + policy.config.num_timesteps):
-            frame, uniforms = random_frame(policy.config), torch.rand(1, policy.config.num_action_slots)
+            frame, uniforms = random_frame(policy.config)[0], torch.rand(policy.config.num_action_slots)
             started = time.perf_counter()
-            step.step(frame, text, uniforms)
+            engine.step(frame, None, uniforms)
             seconds.append(time.perf_counter() - started)
         print_percentiles(f"{size} bf16, captured, full cache", seconds[policy.config.num_timesteps :])
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from p2p.config import PolicyConfig
+from p2p.model.engine import StepEngine
 from p2p.model.policy import Policy
-from p2p_serve.engine import Engine
 
 # No sinks: they are not rotated, so with them an output depends on its absolute position, too, as in the original.
 CONFIG = PolicyConfig(
@@ -53,7 +53,7 @@ def main() -> int:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     policy = Policy(CONFIG).eval()
-    engine = Engine(policy, seed=0)
+    engine, random = StepEngine(policy), np.random.default_rng(0)
     pool = torch.randint(256, (64, 3, CONFIG.frame_height, CONFIG.frame_width), dtype=torch.uint8)
     reach = sum(CONFIG.histories) + 1  # timesteps that can still matter to an output
     recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=reach)
@@ -62,8 +62,9 @@ def main() -> int:
     memory = []
     for step in tqdm(range(args.steps), unit="frames", mininterval=5, file=sys.stderr):
         frame = pool[(step * 37) % len(pool)]
+        uniforms = random.random(CONFIG.num_action_slots)
         started = time.perf_counter()
-        ids = engine.step(frame)
+        ids = engine.step(frame, None, uniforms)
         engine.finish_step()
         seconds[step] = time.perf_counter() - started
         recent.append((frame, torch.from_numpy(ids)))

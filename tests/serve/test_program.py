@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 
 from p2p.actions import Action
+from p2p.model import load_policy
+from p2p.model.opening import random_policy
 from p2p.protocol import MessageReader, encode_frame, parse_action
 from p2p.recording import RecordingWriter, read_annotation, read_frames, text_spans
 from p2p_serve.cli import main
-from p2p_serve.engine import Engine
 from p2p_serve.players import recorded_actions
-from p2p_serve.policies import SIZES, cache_mib, open_policy, random_policy, recipe_config
 from tests.hub.stand_in import HubStandIn
 from tests.serve.live import TINY, Client, Program, connect, environment, noise, wait_until
 
@@ -159,17 +159,15 @@ def test_a_session_is_answered_recorded_reported_and_told_what_to_do(
 
 
 def test_an_original_checkpoint_and_a_recipes_random_weights_are_opened(shared_fixtures: Path, tmp_path: Path) -> None:
-    import torch
 
     (checkpoint,) = (shared_fixtures / "parity_tiny").glob("*.ckpt")
     (tmp_path / "tiny.yaml").write_text("policy: {dim: 32, num_layers: 1, num_heads: 2, image_encoder: small_cnn}\n")
-    cpu = torch.device("cpu")
     for policy in (
-        open_policy(str(checkpoint), cpu, torch.float32),
-        random_policy(str(tmp_path / "tiny.yaml"), 0, cpu, torch.float32),
+        load_policy(str(checkpoint)),
+        random_policy(str(tmp_path / "tiny.yaml")),
     ):
         frame = noise(0, (policy.config.frame_height, policy.config.frame_width))
-        assert Engine(policy).step(frame).shape == (8,)
+        assert isinstance(policy.session().act(frame), Action)
 
 
 def test_a_policy_comes_from_the_hub_by_its_name(
@@ -185,11 +183,11 @@ def test_a_policy_comes_from_the_hub_by_its_name(
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     try:
-        opened = open_policy("hf:somebody/policies/150M", torch.device("cpu"), torch.float32)
+        opened = load_policy("hf:somebody/policies/150M")
     finally:
         hub.close()
     (checkpoint,) = folder.glob("*.ckpt")
-    expected = open_policy(str(checkpoint), torch.device("cpu"), torch.float32)
+    expected = load_policy(checkpoint)
     assert all(torch.equal(a, b) for a, b in zip(opened.parameters(), expected.parameters(), strict=True))
 
 
@@ -203,22 +201,6 @@ def test_bench_says_how_far_it_is_and_prints_its_table(
     assert "13 of 13 frames, 0 s to go" in progress
     assert "until the answer" in output
     assert "5 frames with 8 before them in the cache" in output
-
-
-def test_the_memory_of_a_session_is_what_its_cache_takes(policy_folder: Path) -> None:
-    from p2p.model import load_policy
-    from p2p.model.cache import Cache
-
-    policy = load_policy(policy_folder)
-    cache = Cache(policy)
-    num_bytes = sum(tensor.nbytes for tensor in (*cache.keys, *cache.values))
-    assert cache_mib(policy) * 2**20 == pytest.approx(num_bytes, rel=0.02)
-
-
-def test_the_sizes_are_those_of_the_recipes(repository: Path) -> None:
-    for name in SIZES:
-        recipe = repository / "recipes" / f"{name}.yaml"
-        assert recipe_config(name) == recipe_config(str(recipe))
 
 
 # ------------------------------------------------------------------ tools and transports

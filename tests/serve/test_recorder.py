@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from p2p.actions import Action
+from p2p.config import SamplingConfig
 from p2p.model import load_policy
 from p2p.recording import read_annotation, repair_recordings
 from p2p.text import NullEmbedder
-from p2p_serve.engine import Engine
 from p2p_serve.players import PolicyPlayer, SessionRecorder, recorded_actions
 from p2p_serve.text import TextSource
 from tests.serve.live import TINY, Program, connect, noise, serving
@@ -31,7 +31,8 @@ def path(tmp_path: Path) -> Path:
 def recorded(folder: Path, recorder: SessionRecorder) -> PolicyPlayer:
     """A policy at play that is recorded."""
     text = TextSource(NullEmbedder(), (TINY.num_text_tokens, TINY.text_dim))
-    return PolicyPlayer(Engine(load_policy(folder), greedy=True), TINY, text, mouse_sampling="mean", recorder=recorder)
+    session = load_policy(folder).session(sampling=SamplingConfig(greedy=True, mouse_sampling="mean"))
+    return PolicyPlayer(session, text, recorder=recorder)
 
 
 def test_a_session_that_the_server_ends_is_recorded_whole(path: Path, policy_folder: Path, tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from p2p.actions import Action
+from p2p.config import SamplingConfig
 from p2p.model import load_policy
+from p2p.model.session import Session
 from p2p.protocol import Frame
 from p2p.text import NullEmbedder, TableEmbedder
-from p2p_serve.engine import Engine
 from p2p_serve.latency import Marks
 from p2p_serve.players import EchoPlayer, PlaybackPlayer, PolicyPlayer
 from p2p_serve.text import TextSource
@@ -51,9 +52,12 @@ def echo(path: Path) -> Iterator[Path]:
         yield path
 
 
-def policy_player(folder: Path, text: TextSource = NO_TEXT, **options: float) -> PolicyPlayer:
-    engine = Engine(load_policy(folder), greedy=True)
-    return PolicyPlayer(engine, TINY, text, mouse_sampling="mean", **options)  # type: ignore[arg-type]
+def greedy_session(folder: Path, **options: int) -> Session:
+    return load_policy(folder).session(sampling=SamplingConfig(greedy=True, mouse_sampling="mean"), **options)
+
+
+def policy_player(folder: Path, text: TextSource = NO_TEXT, **options: int) -> PolicyPlayer:
+    return PolicyPlayer(greedy_session(folder, **options), text)
 
 
 def play(path: Path, frames: list[np.ndarray]) -> list[Action]:
@@ -132,10 +136,10 @@ def test_frames_of_any_size_are_resized_to_what_the_policy_sees(path: Path, poli
         assert play(path, large) == play(path, small)
 
 
-def test_answers_are_the_engines(path: Path, policy_folder: Path) -> None:
+def test_answers_are_those_of_a_session_without_the_server(path: Path, policy_folder: Path) -> None:
     frames = [noise(seed) for seed in range(12)]
-    engine = Engine(load_policy(policy_folder), greedy=True)
-    expected = [TINY.action_space.decode(engine.step(frame), "mean") for frame in frames]
+    session = greedy_session(policy_folder)
+    expected = [session.act(frame) for frame in frames]
     with serving(path, [policy_player(policy_folder)]):
         assert play(path, frames) == expected
     assert len(set(expected)) > 1
@@ -156,7 +160,8 @@ def test_with_a_seed_every_session_draws_the_same_numbers(path: Path, policy_fol
     frames = [noise(seed) for seed in range(6)]
     found = []
     for seed in (1, 2):
-        player = PolicyPlayer(Engine(load_policy(policy_folder), temperature=2.0), TINY, NO_TEXT, seed=seed)
+        session = load_policy(policy_folder).session(seed, SamplingConfig(temperature=2.0))
+        player = PolicyPlayer(session, NO_TEXT)
         with serving(path, [player]):
             found.append(play(path, frames))
             assert play(path, frames) == found[-1]
@@ -243,14 +248,7 @@ def test_the_history_is_forgotten_every_so_many_frames(path: Path, policy_folder
 
 def test_the_history_is_forgotten_when_frames_stop(policy_folder: Path) -> None:
     now = [0.0]
-    player = PolicyPlayer(
-        Engine(load_policy(policy_folder), greedy=True),
-        TINY,
-        NO_TEXT,
-        mouse_sampling="mean",
-        forget_after_s=1.0,
-        clock=lambda: now[0],
-    )
+    player = PolicyPlayer(greedy_session(policy_folder), NO_TEXT, forget_after_s=1.0, clock=lambda: now[0])
 
     def answers(gap_s: float) -> list[Action]:
         found = []
@@ -287,9 +285,8 @@ def test_an_instruction_takes_effect_on_the_next_frame(path: Path, policy_folder
         told = client.ask(frame, 1)
         text.set("")
         assert client.ask(frame, 2) == without
-    engine = Engine(load_policy(policy_folder), greedy=True)
     embedding = np.random.default_rng(0).normal(0, 30, (1, 16)).astype(np.float32)
-    assert told == TINY.action_space.decode(engine.step(frame, text=embedding), "mean")
+    assert told == greedy_session(policy_folder).act(frame, embedding)
     assert told != without
 
 

@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from p2p.cli import main as p2p
 from p2p.gate import Refused
 from p2p.manifest import MANIFEST
-from p2p.model.weights import load_policy
+from p2p.model import load_policy
 from p2p.train.checkpoints import newest_local, step_name
 from p2p.train.export import find_checkpoint, read_tensors
 from p2p.train.layout import METADATA, MODEL, parse_layout, read_layout

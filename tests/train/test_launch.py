@@ -17,8 +17,8 @@ import torch
 from p2p.cli import main as p2p
 from p2p.config import PolicyConfig
 from p2p.console import USER_ERROR
+from p2p.model import load_policy, save_policy
 from p2p.model.policy import Policy
-from p2p.model.weights import load_policy, save_policy
 from p2p.train.run import main
 
 Metrics = dict[int, dict[str, Any]]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from p2p.model.weights import load_policy
+from p2p.model import load_policy
 from tests.train.zygote import Run, Zygote
 
 Metrics = dict[int, dict[str, Any]]
