@@ -2,7 +2,8 @@
 
 Each command lives in a module of its own that is loaded only when the command is typed, so that
 `p2p --help` is quick and a command needs only its own extra. Such a module has
-`add_arguments(parser)` and `run(args) -> int`.
+`add_arguments(parser)` and `run(args) -> int`; the two programs that are distributions of their own, p2p-convert and
+p2p-serve, have `main(argv) -> int` and are commands too.
 """
 
 from __future__ import annotations
@@ -23,18 +24,25 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class Command:
-    """Where a command lives and what it is for, in one line of the help."""
+    """Where a command lives and what it is for, in one line of the help.
+
+    `is_program`: the module has `main(argv) -> int`, and sees to its options, logging and errors itself.
+    """
 
     module: str
     summary: str
+    is_program: bool = False
 
 
 COMMANDS = {
-    "demo": Command("p2p.demo", "the whole road: record, convert, train, serve, play, report"),
+    "demo": Command("p2p.demo", "everything once: record, convert, train, serve, play, report"),
     "doctor": Command("p2p.doctor", "what is installed, which device is used, what is missing"),
     "download": Command("p2p.hub", "released weights and the public dataset from the Hub"),
     "record": Command("p2p.play.record", "record the play of a scripted player, or of a person in a window"),
     "repair": Command("p2p.play.repair", "make whole what a kill or a full disk left of recordings"),
+    "convert": Command("p2p_convert.cli", "recordings into shards (also: p2p-convert)", is_program=True),
+    "train": Command("p2p.train.command", "train a policy by a recipe"),
+    "serve": Command("p2p_serve.cli", "a policy behind a socket, in real time (also: p2p-serve)", is_program=True),
     "play": Command("p2p.play.episodes", "play episodes of a game through a running server"),
     "export": Command("p2p.train.export", "a training checkpoint into a policy folder"),
     "import": Command("p2p.model.import_command", "a released .ckpt into a policy folder"),
@@ -69,11 +77,6 @@ def _overview() -> str:
     lines = ["usage: p2p COMMAND [options]     (p2p COMMAND --help: the options of one command)", ""]
     width = max(map(len, COMMANDS))
     lines += [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
-    lines += [
-        "",
-        "training:    composer launch recipes/150M.yaml [key=value ...]",
-        "conversion:  p2p-convert --help          serving: p2p-serve --help",
-    ]
     return "\n".join(lines)
 
 
@@ -89,8 +92,6 @@ def _missing_module_message(error: ModuleNotFoundError) -> str | None:
 
 
 def _load(name: str) -> ModuleType:
-    if name == "train":
-        raise ValueError("there is no 'p2p train'; write: composer launch recipes/150M.yaml [key=value ...]")
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {close[0]!r}?" if close else "see p2p --help"
@@ -100,6 +101,10 @@ def _load(name: str) -> ModuleType:
 
 def _run(name: str, arguments: Sequence[str]) -> int:
     module = _load(name)
+    if COMMANDS[name].is_program:
+        status: int = module.main(arguments)
+        return status
+    log_to_stderr(logging.INFO)
     parser = argparse.ArgumentParser(prog=f"p2p {name}", description=COMMANDS[name].summary)
     module.add_arguments(parser)
     result: int = module.run(parser.parse_args(arguments))
@@ -117,7 +122,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         say(f"p2p {__version__}")
         return 0
-    log_to_stderr(logging.INFO)
     try:
         return _run(arguments[0], arguments[1:])
     except ModuleNotFoundError as error:

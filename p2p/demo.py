@@ -43,6 +43,7 @@ from p2p.play.reaper import mark_children
 from p2p.play.record import RecordSettings, own_recordings, record_episodes
 from p2p.play.report import Report, write_report
 from p2p.play.stopping import stoppable
+from p2p.recipe import find_recipe
 
 DEFAULT_OUT = Path("runs/demo")
 LOCK_FILE = ".lock"  # of the demo that works in the folder
@@ -56,7 +57,7 @@ class DemoSettings:
 
     out: Path = DEFAULT_OUT
     game: str = "doom:health_gathering"
-    recipe: Path = Path("recipes/doom-tiny.yaml")
+    recipe: str = "doom-tiny"
     recordings: int = 44
     val_share: float = 0.1
     updates: int | None = None
@@ -158,7 +159,7 @@ def convert(settings: DemoSettings) -> str:
 
 def train_command(settings: DemoSettings, seed: int, run_folder: Path) -> list[str]:
     """The command as a user would type it; only what differs from the recipe is named."""
-    command = ["composer", "launch", str(settings.recipe)]
+    command = ["p2p", "train", settings.recipe]
     if settings.out != DEFAULT_OUT:
         command += [f"data.{split}={settings.out / 'shards' / split}" for split in ("train", "val")]
     if run_folder != _default_run_folder(settings):
@@ -171,7 +172,7 @@ def train_command(settings: DemoSettings, seed: int, run_folder: Path) -> list[s
 
 
 def _default_run_folder(settings: DemoSettings) -> Path:
-    return Path("runs") / settings.recipe.stem
+    return Path("runs") / settings.recipe
 
 
 def run_folder_of(settings: DemoSettings, seed: int) -> Path:
@@ -186,7 +187,6 @@ def train(settings: DemoSettings, seed: int) -> str:
     run_folder = run_folder_of(settings, seed)
     command = train_command(settings, seed, run_folder)
     say(f"      $ {' '.join(command)}")
-    command[0] = str(Path(sys.executable).with_name("composer"))
     progress: list[Progress] = []
 
     def show(line: str) -> None:
@@ -196,7 +196,7 @@ def train(settings: DemoSettings, seed: int) -> str:
                 progress.append(Progress("training", int(match[2]), "updates"))
             progress[0].update(int(match[1]), note=f"loss {match[3]}")
 
-    lines = _run(command, settings.out / "logs" / f"train-{seed}.log", show)
+    lines = _run([*_module("p2p.cli"), *command[1:]], settings.out / "logs" / f"train-{seed}.log", show)
     if progress:
         progress[0].close()
     steps = [match for line in lines if (match := _STEP.search(line))]
@@ -296,8 +296,8 @@ def run_demo(settings: DemoSettings, seed: int) -> list[Episode]:
     )
     stages.run(
         f"train-{seed}",
-        f"a policy by {settings.recipe}, seed {seed}",
-        {"recipe": settings.recipe.read_text(), "updates": settings.updates, "seed": seed},
+        f"a policy by the recipe {settings.recipe}, seed {seed}",
+        {"recipe": find_recipe(settings.recipe).read_text(), "updates": settings.updates, "seed": seed},
         run_folder,
         lambda: train(settings, seed),
     )
@@ -399,8 +399,6 @@ def run(args: argparse.Namespace) -> int:
         episodes=args.episodes,
         workers=args.workers,
     )
-    if not Path("launch").is_file() or not settings.recipe.is_file():
-        raise ValueError(f"no launch and {settings.recipe} in {Path.cwd()}; run the demo in the folder of the checkout")
     settings.out.mkdir(parents=True, exist_ok=True)
     with stoppable(), owned(settings.out / LOCK_FILE, str(settings.out), "let it finish, or choose another --out"):
         return _run_seeds(settings, args.seed)

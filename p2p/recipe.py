@@ -22,7 +22,7 @@ PRECISIONS = ("amp_bf16", "fp32")
 SCHEDULES = ("constant", "linear", "cosine")
 MAX_COUNT = 10**9  # of chunks, updates, epochs: beyond any run
 _DURATION = re.compile(r"([1-9][0-9]{0,11})(ba|ep)")
-_RECIPES = "recipes"
+RECIPES = Path(__file__).with_name("recipes")
 
 
 def parse_duration(text: str, where: str) -> tuple[int, str]:
@@ -283,16 +283,15 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def find_recipe(path: Path | str) -> Path:
-    """The file of a recipe: a path as it is; for a bare name without a suffix the file in recipes/, here or in the
-    checkout that this code runs from.
+    """The file of a recipe: a path as it is; for a bare name the file in recipes/, here or of this package.
 
     Raises:
         ValueError: when no recipe has that name.
     """
     path = Path(path)
-    if path.suffix or len(path.parts) != 1 or path.exists():
+    if path.suffix or len(path.parts) != 1 or path.is_file():
         return path
-    folders = [Path(_RECIPES), Path(__file__).resolve().parent.parent / _RECIPES]
+    folders = [Path("recipes"), RECIPES]
     for folder in folders:
         if (folder / f"{path}.yaml").is_file():
             return folder / f"{path}.yaml"

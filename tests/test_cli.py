@@ -6,6 +6,7 @@ import argparse
 import importlib
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def test_a_gpu_is_known_however_its_name_is_spaced(typed: str, capsys: pytest.Ca
     assert "--gpu 'Voodoo' is not known; choose one of" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", sorted(COMMANDS))
+@pytest.mark.parametrize("command", sorted(name for name, command in COMMANDS.items() if not command.is_program))
 def test_the_help_of_each_command_fits_a_screen(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
@@ -77,7 +78,7 @@ def test_the_help_of_each_command_fits_a_screen(command: str, capsys: pytest.Cap
     [
         ("doktor", "unknown command 'doktor'; did you mean 'doctor'?"),
         ("xyzzy", "unknown command 'xyzzy'; see p2p --help"),
-        ("train", "composer launch recipes/150M.yaml"),
+        ("trian", "unknown command 'trian'; did you mean 'train'?"),
     ],
 )
 def test_an_unknown_command_is_answered_in_one_line(
@@ -127,6 +128,38 @@ def test_a_command_without_its_extra_names_the_extra(tmp_path: Path) -> None:
     assert result.stderr == expected
 
 
+def test_training_without_its_extra_names_it() -> None:
+    result = run_without("composer", "train", "doom-tiny")
+    assert result.returncode == 2
+    assert result.stderr.endswith("it comes with: pip install 'pixel2play[train]'\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["170M"], "recipe '170M': expected the path of a .yaml file, or one of 1200M, 150M"),
+        (["doom-tiny", "max_duratoin=2ba"], "unknown key 'max_duratoin'; did you mean 'max_duration'?"),
+        (["-n", "0", "doom-tiny"], "-n is 0; expected a whole number in 1..1024"),
+        (["-n", "1000000", "doom-tiny"], "-n is 1000000; expected a whole number in 1..1024"),
+    ],
+)
+def test_a_mistake_about_training_is_told_before_a_process_is_started(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_training_runs_in_any_folder_and_ends_with_the_status_of_its_processes(tmp_path: Path) -> None:
+    (tmp_path / "numpy.py").write_text("raise SystemExit('a file of the current folder was run')\n")
+    command = [sys.executable, "-P", "-m", "p2p", "train", "doom-tiny", "data.train=absent"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert "p2p: error: data.train is 'absent': no such folder" in result.stderr
+    assert result.returncode == 2, result.stderr
+
+
 def test_every_extra_that_an_error_may_name_exists(repository: Path) -> None:
     import tomllib
 
@@ -134,11 +167,36 @@ def test_every_extra_that_an_error_may_name_exists(repository: Path) -> None:
     assert set(EXTRA_OF_MODULE.values()) | set(doctor.NEEDS) - {doctor.CORE} <= set(project["optional-dependencies"])
 
 
-def test_every_command_has_the_two_functions_of_a_command() -> None:
+def test_every_command_has_the_functions_of_a_command() -> None:
     for command in COMMANDS.values():
         module = importlib.import_module(command.module)
-        assert callable(module.add_arguments), command.module
-        assert callable(module.run), command.module
+        for name in ("main",) if command.is_program else ("add_arguments", "run"):
+            assert callable(getattr(module, name)), command.module
+
+
+@pytest.mark.parametrize(
+    ("command", "program", "arguments"),
+    [
+        ("convert", p2p_convert, ["--help"]),
+        ("convert", p2p_convert, ["verify", "absent"]),
+        ("serve", p2p_serve, ["--help"]),
+        ("serve", p2p_serve, ["--policy", "absent"]),
+    ],
+)
+def test_a_program_is_the_same_under_both_of_its_names(
+    command: str, program: Callable[[list[str]], int], arguments: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    def answer(run: Callable[[list[str]], int], typed: list[str]) -> tuple[object, str, str]:
+        try:
+            status: object = run(typed)
+        except SystemExit as ended:
+            status = ended.code
+        return status, *capfd.readouterr()
+
+    expected = answer(program, arguments)
+    assert expected[1] + expected[2] != ""
+    assert expected[0] == (0 if arguments == ["--help"] else 2)
+    assert answer(main, [command, *arguments]) == expected
 
 
 def test_doctor_tells_device_and_packages_and_ends_well(capsys: pytest.CaptureFixture[str]) -> None:

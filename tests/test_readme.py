@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+import p2p_serve.cli
 from p2p.cli import COMMANDS
+from p2p.recipe import load_recipe
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-PROGRAMS = ("make", "p2p", "composer", "p2p-convert", "p2p-serve")
+PROGRAMS = ("make", "p2p", "p2p-serve")
 
 
 def typed_lines(document: Path) -> list[str]:
@@ -44,23 +46,30 @@ def test_documented_make_targets_exist(line: str) -> None:
     assert set(words) <= targets
 
 
+@pytest.mark.parametrize("line", command_lines("p2p-serve"))
+def test_documented_servers_parse(line: str) -> None:
+    p2p_serve.cli.parse(shlex.split(re.split(r"\s{2,}", line)[0])[1:])
+
+
 @pytest.mark.parametrize("line", command_lines("p2p"))
 def test_documented_p2p_commands_parse(line: str) -> None:
     name, *arguments = shlex.split(line)[1:]
     assert name in COMMANDS
+    if name == "serve":
+        p2p_serve.cli.parse(arguments)
+        return
     parser = argparse.ArgumentParser(prog=f"p2p {name}")
     importlib.import_module(COMMANDS[name].module).add_arguments(parser)
-    parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if name == "train":
+        assert load_recipe(args.recipe, args.overrides).name
 
 
-@pytest.mark.parametrize("line", command_lines("composer"))
-def test_documented_training_commands_name_a_recipe_that_reads(line: str) -> None:
-    from p2p.recipe import load_recipe
-
-    words = shlex.split(line)
-    recipe, *overrides = words[words.index("launch") + 1 :]
-    overrides = [word for word in overrides if not word.startswith("[") and "..." not in word]
-    assert load_recipe(str(REPOSITORY / recipe), overrides).name
+def test_the_documents_show_how_each_recipe_is_trained() -> None:
+    trained = {
+        words[-1] for line in command_lines("p2p") if (words := shlex.split(line.partition(" data.")[0]))[1] == "train"
+    }
+    assert {"150M", "300M", "600M", "1200M", "doom-tiny"} <= trained
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from p2p.console import say
 
-RECIPES = Path(__file__).resolve().parent.parent.parent / "recipes"  # of a checkout
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
@@ -35,21 +33,8 @@ def run(args: argparse.Namespace) -> int:
     from p2p.model.weights import WEIGHTS_NAME
     from p2p.recipe import load_recipe
 
-    config = load_recipe(_recipe_file(args.recipe)).policy if args.recipe else None
+    config = load_recipe(args.recipe).policy if args.recipe else None
     folder = import_checkpoint(args.checkpoint, args.out, args.config, config)
     before, after = args.checkpoint.stat().st_size, (folder / WEIGHTS_NAME).stat().st_size
     say(f"{folder}: {after / 1e6:,.1f} MB of weights from {before / 1e6:,.1f} MB of checkpoint")
     return 0
-
-
-def _recipe_file(name: str) -> Path:
-    """The file of a recipe: a path, or a name in recipes/ here or of the checkout.
-
-    Raises:
-        ValueError: when there is none.
-    """
-    candidates = [Path(name), Path("recipes") / f"{name}.yaml", RECIPES / f"{name}.yaml"]
-    for path in candidates:
-        if path.is_file():
-            return path
-    raise ValueError(f"--recipe is {name!r}: no such file, and no recipes/{name}.yaml; name a recipe's file")

@@ -291,7 +291,7 @@ def loader_needs(recipe: Recipe, num_gpus: int, frames_per_s: float, loader: Loa
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", type=Path, help="a recipe file, or the name of one of recipes/, such as 150M")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as on the command line of composer launch")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as of p2p train")
     parser.add_argument("--gpus", type=int, default=8, help="number of GPUs (8)")
     parser.add_argument("--gpu", default="H100", help=f"peak of: {', '.join(PEAK_FLOPS)} (H100)")
     parser.add_argument("--mfu", type=float, default=0.4, help="utilisation to reckon with (0.4)")

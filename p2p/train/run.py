@@ -1,4 +1,4 @@
-"""One training run: read the recipe, build everything in order, fit, export. Started by `launch`."""
+"""One training run: read the recipe, build everything in order, fit, export. Started by `p2p train`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 INTERRUPTED, TERMINATED = 130, 143
-USAGE = "composer [-n PROCESSES] launch RECIPE.yaml [key=value ...]"
+USAGE = "p2p train [-n PROCESSES] RECIPE [key=value ...]"
 
 
 def main(argv: Sequence[str]) -> int:

@@ -80,7 +80,7 @@ def test_the_plain_demo_trains_with_the_command_as_the_documentation_types_it() 
     settings = DemoSettings()
     run_folder = run_folder_of(settings, 0)
     assert run_folder == Path("runs/doom-tiny")
-    assert train_command(settings, 0, run_folder) == ["composer", "launch", "recipes/doom-tiny.yaml"]
+    assert train_command(settings, 0, run_folder) == ["p2p", "train", "doom-tiny"]
 
 
 def test_another_folder_or_seed_is_named_on_the_command_line() -> None:

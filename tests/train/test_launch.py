@@ -1,4 +1,4 @@
-"""`composer launch RECIPE` as it is typed, and what it says about mistakes."""
+"""`p2p train RECIPE` as it is typed, and what it says about mistakes."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ Metrics = dict[int, dict[str, Any]]
 def typed_run(
     repository: Path, small_run: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """Three updates by `composer -n 2 launch`, the weights averaged; the run folder, and what was printed."""
+    """Three updates by `p2p train -n 2`, the weights averaged; the run folder, and what was printed."""
     folder = tmp_path_factory.mktemp("typed") / "run"
-    composer = str(Path(sys.executable).with_name("composer"))
     command = [
-        composer,
+        sys.executable,
+        "-m",
+        "p2p",
+        "train",
         "-n",
         "2",
-        "launch",
         *small_run(folder, "max_duration=3ba", "ema_half_life=2", "data.augment=true"),
     ]
     environment = {**os.environ, "WANDB_API_KEY": ""}

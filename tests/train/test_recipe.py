@@ -113,6 +113,8 @@ def test_a_recipe_of_the_project_is_known_by_its_bare_name(monkeypatch: pytest.M
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "mine.yaml").write_text("name: mine\n")
     assert load_recipe("mine").name == "mine"
+    (tmp_path / "300M").mkdir()  # such as a folder of weights
+    assert load_recipe("300M").name == "300M"
     with pytest.raises(ValueError, match=r"recipe '170M': expected the path of a \.yaml file, or one of 1200M, 150M"):
         load_recipe("170M")
 
