@@ -31,6 +31,7 @@ from p2p.train.optim import lr_factor
 from p2p.train.parallel import reduction_gain
 from p2p.train.reading import NotFinite
 from p2p.train.replaced import ReplacedChunks
+from p2p.train.together import first_does
 
 log = logging.getLogger(__name__)
 
@@ -232,9 +233,7 @@ class Report(Callback):
         self._fetch_s = self._fetched_s = 0.0
 
     def fit_start(self, state: State, logger: Logger) -> None:
-        if dist.get_global_rank() == 0:
-            self.file.path.parent.mkdir(parents=True, exist_ok=True)
-            self.file.drop_after(int(state.timestamp.batch.value))
+        first_does(lambda: self.file.drop_after(int(state.timestamp.batch.value)))
         self.replaced.resume(self.file.path)
 
     def before_dataloader(self, state: State, logger: Logger) -> None:

@@ -14,13 +14,14 @@ from composer.utils import dist
 from p2p.config import load_policy_config
 from p2p.manifest import MANIFEST, read_manifest
 from p2p.object_storage import ObjectFolder
-from p2p.recipe import Recipe
+from p2p.recipe import Recipe, load_recipe
 from p2p.train.callbacks import SharedStatistics, every
 from p2p.train.checkpoints import CONFIG, KIND, WRITING, begin, local_steps, newest_local, publish, step_name
 from p2p.train.facts import check_same_run, facts_of_policy, make_facts
 from p2p.train.layout import AVERAGE, read_layout
+from p2p.train.paths import RECIPE
 from p2p.train.state import load_state, save_state
-from p2p.train.store import Uploader, fetch_newest, remote_steps
+from p2p.train.store import Uploader, fetch_newest, newest_remote, remote_steps, uploaded_steps
 from p2p.train.together import first_does
 
 log = logging.getLogger(__name__)
@@ -30,11 +31,13 @@ UPLOAD_TIMEOUT_S = 3600.0
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """A verified checkpoint, its step, and whether the run goes on with the same data from the same place."""
+    """A verified checkpoint, its step, whether the run goes on with the same data from the same place, and whether
+    the store, where there is one, has it too."""
 
     folder: Path
     step: int
     same_course: bool
+    is_stored: bool = True
 
 
 class Checkpointer(Callback):
@@ -57,6 +60,8 @@ class Checkpointer(Callback):
         load_state(state, logger, folder, read_layout(folder), self.resume_point.same_course)
         if int(state.timestamp.batch.value) != step:
             raise ValueError(f"{folder}: holds the state of update {int(state.timestamp.batch.value)}, not of {step}")
+        if self.uploader is not None and not self.resume_point.is_stored:  # the run was ended before it was uploaded
+            self.uploader.submit(step)
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         if self.due(state):
@@ -109,16 +114,42 @@ def _find(recipe: Recipe, data: str) -> ResumePoint | None:
         fetched = fetch_newest(_store(recipe), recipe.checkpoint_path, step)
         step = step if fetched is None else fetched
     if step is None:
-        if local_steps(recipe.checkpoint_path):
-            raise ValueError(
-                f"{recipe.checkpoint_path}: no checkpoint is usable (see above): bring one back from a copy, or write "
-                "resume=false to start anew"
-            )
+        _check_new(recipe)
         return None
     folder = recipe.checkpoint_path / step_name(step)
     same_course = check_same_run(_facts(folder), recipe, data, str(folder))
     _check_average(folder, recipe)
-    return ResumePoint(folder, step, same_course)
+    is_stored = not recipe.is_remote_save or newest_remote(_store(recipe)) == step
+    return ResumePoint(folder, step, same_course, is_stored)
+
+
+def _check_new(recipe: Recipe) -> None:
+    """Raises ValueError where a run without a usable checkpoint would begin anew, though something was trained."""
+    folder = recipe.checkpoint_path
+    if local_steps(folder):
+        raise ValueError(
+            f"{folder}: no checkpoint is usable (see above): bring one back from a copy, or write resume=false to "
+            "start anew"
+        )
+    if recipe.is_remote_save and uploaded_steps(_store(recipe)):
+        raise ValueError(
+            f"{recipe.save_folder}: no checkpoint is usable (see above): bring one back from a copy, or write another "
+            "save_folder to start anew"
+        )
+    elsewhere = _folder_before(recipe)
+    if elsewhere is not None and elsewhere.resolve() != folder.resolve() and local_steps(elsewhere):
+        raise ValueError(
+            f"{folder} holds no checkpoint, and those of this run are in {elsewhere}, where its recipe.yaml had them: "
+            "move them, set save_folder back, or write resume=false to start anew"
+        )
+
+
+def _folder_before(recipe: Recipe) -> Path | None:
+    """Where the run as it was typed before kept its checkpoints; None where that is not known."""
+    try:
+        return load_recipe(recipe.run_path / RECIPE).checkpoint_path
+    except (ValueError, OSError):
+        return None
 
 
 def _facts(folder: Path) -> dict[str, object]:

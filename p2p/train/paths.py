@@ -10,6 +10,7 @@ from p2p.recipe import Recipe
 
 INDEX_NAME = "index.json"
 LOCK_NAME = ".lock"
+RECIPE = "recipe.yaml"
 
 
 def check_paths(recipe: Recipe) -> None:
@@ -36,15 +37,15 @@ def _check_folder(key: str, place: str) -> None:
 
 
 def take_run(recipe: Recipe) -> list[IO[bytes]]:
-    """Locks of the run folder and of a checkpoint folder elsewhere, held until they are closed or the process ends.
+    """Locks of the run folder and its checkpoints' folder, held until they are closed or the process ends.
+
+    Both, wherever they lie: one run's checkpoints may be in another run's folder.
 
     Raises:
         InUse (a ValueError): when another run writes there.
     """
-    folders = [recipe.run_path]
-    if not recipe.checkpoint_path.resolve().is_relative_to(recipe.run_path.resolve()):
-        folders.append(recipe.checkpoint_path)
-    for folder in folders:
+    for folder in (recipe.run_path, recipe.checkpoint_path):
         folder.mkdir(parents=True, exist_ok=True)
+    folders = {folder.resolve(): folder for folder in (recipe.run_path, recipe.checkpoint_path)}.values()
     advice = "wait until it has ended, or write another run_folder (or name)"
     return [take(folder / LOCK_NAME, f"run folder {folder}", advice) for folder in folders]

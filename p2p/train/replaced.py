@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
-from typing import Any
 
 from composer.core import Callback, State
 from composer.loggers import Logger
@@ -13,6 +11,8 @@ from composer.utils import dist
 
 from p2p.data.stream import ShardError
 from p2p.train.composer_policy import COUNTS_KEY
+from p2p.train.metrics_file import MetricsFile
+from p2p.train.together import first_does
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +34,7 @@ class ReplacedChunks(Callback):
 
     def resume(self, metrics: Path) -> None:
         """Take the count from the lines of the updates that a resumed run keeps; every process calls it."""
-        found: list[Any] = [_counted(metrics) if dist.get_global_rank() == 0 else None]
-        dist.broadcast_object_list(found)
-        self.count, names = found[0]
-        self.recordings = set(names)
+        self.count, self.recordings = first_does(lambda: _counted(metrics))
 
     def batch_end(self, state: State, logger: Logger) -> None:
         """
@@ -70,12 +67,11 @@ class ReplacedChunks(Callback):
         return f"{self.count}{share} chunks did not decode and were replaced by others (recordings: {listed})"
 
 
-def _counted(metrics: Path) -> tuple[int, list[str]]:
-    """(replaced chunks, their recordings) by the lines of a metrics.jsonl."""
-    count = 0
-    names: set[str] = set()
-    for line in metrics.read_text().splitlines() if metrics.exists() else []:
-        entry = json.loads(line)
-        count = max(count, int(entry.get("replaced_chunks", 0)))
-        names.update(str(name) for name in entry.get("replaced_of", []))
-    return count, sorted(names)
+def _counted(metrics: Path) -> tuple[int, set[str]]:
+    """(replaced chunks, their recordings) by a metrics.jsonl."""
+    count, names = 0, set[str]()
+    for entry in MetricsFile(metrics).entries():
+        replaced, of = entry.get("replaced_chunks"), entry.get("replaced_of")
+        count = max(count, replaced if type(replaced) is int else 0)
+        names.update(name for name in (of if isinstance(of, list) else ()) if isinstance(name, str))
+    return count, names

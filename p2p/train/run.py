@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING
 
 from p2p.console import fail, log_to_stderr, note
 from p2p.recipe import Recipe, load_recipe, save_recipe
+from p2p.train.paths import RECIPE
 
 if TYPE_CHECKING:
     from composer import Trainer
@@ -44,11 +45,12 @@ def main(argv: Sequence[str]) -> int:
     except (KeyboardInterrupt, SystemExit) as end:
         return _interrupted(end, recipe)
     from p2p.data.stream import ShardError
+    from p2p.gate import Refused
     from p2p.train.reading import NotFinite
 
     try:
         fit(recipe, trainer)
-    except (ShardError, NotFinite, OSError) as error:  # damaged or unreachable shards, a full disk, a failed upload
+    except (ShardError, NotFinite, Refused, OSError) as error:  # of shards, weights, files; a failed upload
         return fail(_last_line(error))
     except RuntimeError as error:
         from p2p.data.shared_memory import shared_memory_fault
@@ -269,7 +271,7 @@ def _describe(recipe: Recipe, trainer: Trainer, precision: Precision) -> str:
 
 def _announce(recipe: Recipe, resumed: bool, step: int) -> None:
     recipe.run_path.mkdir(parents=True, exist_ok=True)
-    save_recipe(recipe, recipe.run_path / "recipe.yaml")
+    save_recipe(recipe, recipe.run_path / RECIPE)
     log.info(
         "%s: %s from step %d to %s", recipe.run_path, "resuming" if resumed else "training", step, recipe.max_duration
     )

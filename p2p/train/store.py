@@ -36,6 +36,11 @@ def remote_steps(store: ObjectFolder) -> list[int]:
     return steps_in(sorted({name.split("/")[0] for name in store.list()}))
 
 
+def uploaded_steps(store: ObjectFolder) -> list[int]:
+    """The steps whose last object is there, whatever became of it since; newest first."""
+    return steps_in(name.removesuffix("/" + METADATA) for name in store.list())
+
+
 def newest_remote(store: ObjectFolder) -> int | None:
     """The step of the newest checkpoint that is fully uploaded; others are reported and passed over."""
     for step in remote_steps(store):

@@ -7,6 +7,8 @@ from typing import TypeVar
 
 from composer.utils import dist
 
+from p2p.gate import Refused
+
 T = TypeVar("T")
 
 
@@ -52,4 +54,4 @@ def _plain(error: ValueError | OSError) -> ValueError | OSError:
     """An error that travels: of a plain type, without its causes."""
     if isinstance(error, OSError):
         return OSError(error.errno, error.strerror, error.filename) if error.errno else OSError(str(error))
-    return ValueError(str(error))
+    return Refused(str(error))

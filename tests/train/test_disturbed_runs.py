@@ -20,6 +20,7 @@ from p2p.recipe import Recipe
 from p2p.train.checkpoints import KIND, check_checkpoint, local_steps, newest_local, step_name
 from p2p.train.facts import check_same_run, make_facts
 from p2p.train.layout import METADATA
+from p2p.train.paths import LOCK_NAME
 from tests.train.making import DATA_FILE, Payload, edit_metadata, replace_entry
 from tests.train.zygote import Run, Zygote
 
@@ -99,7 +100,7 @@ def test_weights_that_overflow_in_an_update_of_finite_loss_are_not_saved(
     run = zygote.start(argv, tmp_path / "log")
     assert run.end() == [2]
     assert "the state of update 1 is not finite (NaN or infinite): " in error_of(run)
-    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [LOCK_NAME]
 
 
 def test_a_full_disk_ends_the_run_in_one_line_and_leaves_whole_checkpoints_only(
@@ -118,7 +119,8 @@ def test_a_full_disk_ends_the_run_in_one_line_and_leaves_whole_checkpoints_only(
     assert str(checkpoints) in error
     for step in local_steps(checkpoints):
         check_checkpoint(checkpoints / step_name(step))
-    assert {path.name for path in checkpoints.iterdir()} == {step_name(step) for step in local_steps(checkpoints)}
+    whole = {step_name(step) for step in local_steps(checkpoints)}
+    assert {path.name for path in checkpoints.iterdir()} == {LOCK_NAME, *whole}
 
 
 # ------------------------------------------------------------------ changed on resume

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from p2p.object_storage import ObjectFolder
+from p2p.recipe import Recipe
 from p2p.train.checkpoints import local_steps, steps_in
 from p2p.train.store import Uploader, fetch_newest, newest_remote
 from p2p_convert.cli import main as p2p_convert
@@ -89,6 +90,11 @@ def test_a_run_killed_and_moved_to_another_machine_resumes_from_object_storage(
     names = sorted({name.split("/")[0] for name in store.list()})
     assert steps_in(names) == [12, 10]
     assert (folder / "policy" / "model.safetensors").is_file()
+
+    store.delete(["step-00000012/.metadata"])  # as if the run had been ended while it uploaded that one
+    zygote.start(argv, tmp_path / "again.log", environment=s3.environment).wait()
+    assert "already trained for 12ba" in (tmp_path / "again.log").read_text()
+    assert newest_remote(store) == 12
 
     anew = zygote.start([*argv, "resume=false"], tmp_path / "anew.log", environment=s3.environment)
     assert anew.end() == [2]
@@ -193,6 +199,20 @@ def test_what_is_damaged_in_the_store_is_not_taken_and_the_checkpoint_before_is(
         assert words in caplog.text
     assert [path.name for path in fetched.iterdir()] == ["step-00000001"]
     assert fetch_newest(listener, fetched, 1) is None
+
+
+def test_a_store_whose_checkpoints_are_all_damaged_is_left_as_it_is(store: ObjectFolder, tmp_path: Path) -> None:
+    """To begin anew there would delete them with the first upload; one that was never whole is nothing."""
+    from p2p.train.checkpointer import find_resume_point
+
+    damaged = ObjectFolder(store.url + "-all-damaged")
+    recipe = Recipe(name="a", run_folder=str(tmp_path / "run"), save_folder=damaged.url)
+    damaged.write(f"step-00000004/{DATA_FILE}", b"x")
+    assert find_resume_point(recipe, "data") is None
+    for name in (".metadata", "config.yaml", "manifest.json"):
+        damaged.write(f"step-00000004/{name}", b"x")
+    with pytest.raises(ValueError, match=r"-all-damaged: no checkpoint is usable .*write another save_folder"):
+        find_resume_point(recipe, "data")
 
 
 def test_a_hostile_checkpoint_in_the_store_runs_nothing(

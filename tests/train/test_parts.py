@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,15 @@ import torch
 from p2p.actions import ActionSpace
 from p2p.config import PolicyConfig
 from p2p.files import InUse
+from p2p.gate import Refused
 from p2p.model.policy import Policy
-from p2p.recipe import CorruptionConfig, Recipe, ScheduleConfig
+from p2p.recipe import CorruptionConfig, Recipe, ScheduleConfig, save_recipe
 from p2p.train.checkpoints import newest_local, prune
 from p2p.train.corruption import corrupt_history
 from p2p.train.metrics_file import MetricsFile
 from p2p.train.optim import lr_factor
 from p2p.train.paths import take_run
+from p2p.train.replaced import ReplacedChunks
 from p2p.train.start import build_policy, check_start
 from tests.train.making import write_checkpoint
 
@@ -75,6 +78,35 @@ def test_the_metrics_file_forgets_what_a_resumed_run_repeats_and_a_torn_line(tmp
     file.drop_after(3)
     file.append({"step": 4})
     assert [json.loads(line)["step"] for line in file.path.read_text().splitlines()] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"\xff\xfe{\n", b"[" * 100_000 + b"\n", bytes(512) + b"\n", b'[{"step": 1}]\n', b'{"step": "1"}\n', b"{}"],
+)
+def test_a_damaged_line_of_the_metrics_file_is_passed_over(tmp_path: Path, damage: bytes) -> None:
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file.append({"step": 1})
+    file.path.write_bytes(file.path.read_bytes() + damage)
+    assert list(file.entries()) == [{"step": 1}]
+    file.drop_after(3)
+    file.append({"step": 4})
+    assert [json.loads(line)["step"] for line in file.path.read_text().splitlines()] == [1, 4]
+
+
+def test_a_pipe_in_the_place_of_the_metrics_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(Refused, match="not a regular file"):
+        MetricsFile(tmp_path / "metrics.jsonl").drop_after(3)
+
+
+def test_the_count_of_replaced_chunks_survives_lines_that_say_nonsense(tmp_path: Path) -> None:
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    for count, names in (("x", 5), (True, [7]), (2, ["rec_a"]), (None, None)):
+        file.append({"step": 1, "replaced_chunks": count, "replaced_of": names})
+    replaced = ReplacedChunks()
+    replaced.resume(file.path)
+    assert (replaced.count, replaced.recordings) == (2, {"rec_a"})
 
 
 def test_the_image_encoder_starts_from_torchvisions_file(tmp_path: Path) -> None:
@@ -191,12 +223,33 @@ def test_one_process_on_a_cpu_gathers_its_parameters_once_an_update() -> None:
     assert [fsdp_config(ParallelConfig(), n)["fsdp"].reshard_after_forward for n in (1, 2)] == [False, True]
 
 
-def test_two_runs_share_no_checkpoint_folder_either(tmp_path: Path) -> None:
-    first = Recipe(name="a", run_folder=str(tmp_path / "a"), save_folder=str(tmp_path / "checkpoints"))
-    second = Recipe(name="b", run_folder=str(tmp_path / "b"), save_folder=str(tmp_path / "checkpoints"))
+@pytest.mark.parametrize("save_folder", [None, "checkpoints"])
+def test_two_runs_share_no_checkpoint_folder_either(tmp_path: Path, save_folder: str | None) -> None:
+    """Be it beside both, or in the folder of one of them."""
+    elsewhere = save_folder and str(tmp_path / save_folder)
+    first = Recipe(name="a", run_folder=str(tmp_path / "a"), save_folder=elsewhere)
+    second = Recipe(name="b", run_folder=str(tmp_path / "b"), save_folder=str(first.checkpoint_path))
     locks = take_run(first)
     with pytest.raises(InUse, match=r"checkpoints: another process \(process \d+\) is using it"):
         take_run(second)
     for lock in locks:
         lock.close()
     assert len(take_run(second)) == 2
+
+
+def test_a_run_folder_that_holds_its_checkpoints_itself_is_taken_once(tmp_path: Path) -> None:
+    assert len(take_run(Recipe(name="a", run_folder=str(tmp_path), save_folder=f"{tmp_path}/x/.."))) == 1
+
+
+def test_a_run_whose_checkpoints_are_looked_for_elsewhere_does_not_begin_anew(tmp_path: Path) -> None:
+    from p2p.train.checkpointer import find_resume_point
+
+    before = Recipe(name="a", run_folder=str(tmp_path / "run"))
+    now = replace(before, save_folder=str(tmp_path / "elsewhere"))
+    assert find_resume_point(now, "data") is None
+    write_checkpoint(before.checkpoint_path, 5)
+    assert find_resume_point(now, "data") is None
+    save_recipe(before, before.run_path / "recipe.yaml")
+    with pytest.raises(ValueError, match=r"elsewhere holds no checkpoint, and those of this run are in .*checkpoints"):
+        find_resume_point(now, "data")
+    assert find_resume_point(replace(now, resume=False), "data") is None

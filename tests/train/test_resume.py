@@ -89,7 +89,7 @@ def test_a_finished_run_goes_on_from_the_end_of_an_epoch_when_it_is_made_longer(
     assert "already trained for 7ba" in (tmp_path / "log").read_text()
     assert_same(read_metrics(folder), uninterrupted.metrics, range(1, 10))
     kept = sorted(path.name for path in (folder / "checkpoints").iterdir())
-    assert kept == ["step-00000007", "step-00000009"]
+    assert kept == [".lock", "step-00000007", "step-00000009"]
 
 
 def test_an_incomplete_checkpoint_is_passed_over_and_what_was_random_repeats(
