@@ -1,7 +1,7 @@
 """The manifest of an artifact: which files it consists of, their SHA-256, and facts that a reader checks first.
 
-A checkpoint and a policy folder hold one, `manifest.json`, written last. Who reads an artifact verifies it before
-anything of it is loaded, so what was damaged, cut off or exchanged on the way is refused by name.
+A checkpoint, a policy folder and a recording hold one, `manifest.json`, written last. Who reads an artifact verifies it
+before anything of it is loaded, so what was damaged, cut off or exchanged on the way is refused by name.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """`kind` says of what: checkpoint, policy. `facts` are JSON values that this kind's reader knows."""
+    """`kind` says of what: checkpoint, policy, recording. `facts` are JSON values that this kind's reader knows."""
 
     kind: str
     files: Mapping[str, FileRecord]

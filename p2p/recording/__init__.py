@@ -1,8 +1,12 @@
-"""One raw recording, a folder with annotation.proto and 192x192.mp4: read, written, and made whole after a crash."""
+"""One raw recording, a folder with annotation.proto and 192x192.mp4: read, written, and made whole after a crash.
+
+Ours have a manifest of both as well (p2p/manifest.py), against which a conversion compares them.
+"""
 
 from p2p.recording.annotation import (
     ANNOTATION_FILE,
     FRAME_RATE_HZ,
+    MANIFEST_KIND,
     SYSTEM,
     TEXT_ANNOTATOR,
     TEXT_TOKENIZER,
@@ -24,6 +28,7 @@ from p2p.recording.writer import RecordingWriter
 __all__ = [
     "ANNOTATION_FILE",
     "FRAME_RATE_HZ",
+    "MANIFEST_KIND",
     "SYSTEM",
     "TEXT_ANNOTATOR",
     "TEXT_TOKENIZER",

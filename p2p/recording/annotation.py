@@ -22,6 +22,7 @@ from p2p.proto import video_annotation_pb2 as messages
 
 ANNOTATION_FILE = "annotation.proto"
 VIDEO_FILE = "192x192.mp4"
+MANIFEST_KIND = "recording"  # of the manifest beside them, which names both; Recap writes none
 MAX_ANNOTATION_BYTES = 1 << 29  # a day of play with Recap's input events; a parsed message takes several times as much
 ANNOTATION_VERSION = 7  # of Recap's annotations: both actions are there, times are nanoseconds
 FRAME_RATE_HZ = 20

@@ -26,10 +26,12 @@ from google.protobuf.message import DecodeError
 
 from p2p.files import lock_file, sync, take_left, temporary_path
 from p2p.gate import printable, read_regular
+from p2p.manifest import write_manifest
 from p2p.proto import video_annotation_pb2 as messages
 from p2p.recording.annotation import (
     ANNOTATION_FILE,
     FRAME_RATE_HZ,
+    MANIFEST_KIND,
     MAX_ANNOTATION_BYTES,
     TEXT_ANNOTATOR,
     write_annotation,
@@ -132,8 +134,10 @@ def complete(folder: Path, target: Path, num_frames: int | None, elsewhere: bool
     del annotation.frame_annotations[num_frames:]
     _set_durations(annotation)
     write_annotation(annotation, folder / ANNOTATION_FILE)
-    for file in (*folder.glob(_VIDEOS), folder):
-        sync(file)
+    videos = list(folder.glob(_VIDEOS))
+    for video in videos:
+        sync(video)
+    write_manifest(folder, MANIFEST_KIND, [ANNOTATION_FILE, *(video.name for video in videos)], {})
     final = _publish(folder, target, elsewhere)
     (final / _JOURNAL).unlink()  # its lock is held until it is closed
     sync(final.parent)

@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p.actions import Action, ActionSpace
+from p2p.manifest import MANIFEST, read_manifest, verify
 from p2p.proto import video_annotation_pb2 as messages
 from p2p.recording import (
     ANNOTATION_FILE,
+    MANIFEST_KIND,
     SYSTEM,
     UNKNOWN,
     USER,
@@ -140,7 +142,14 @@ class TestWriter:
         assert not (tmp_path / "r").exists()
         assert writer.close() == tmp_path / "r"
         assert [path.name for path in tmp_path.iterdir()] == ["r"]
-        assert sorted(path.name for path in (tmp_path / "r").iterdir()) == [VIDEO_FILE, ANNOTATION_FILE]
+        assert sorted(path.name for path in (tmp_path / "r").iterdir()) == [VIDEO_FILE, ANNOTATION_FILE, MANIFEST]
+
+    def test_a_manifest_names_the_annotation_and_the_video_of_whatever_size(self, tmp_path: Path) -> None:
+        with RecordingWriter(tmp_path / "r", "r", size=(32, 64)) as writer:
+            writer.add(pictures(1, (32, 64))[0], None, None)
+        manifest = read_manifest(tmp_path / "r", MANIFEST_KIND)
+        assert sorted(manifest.files) == ["64x32.mp4", ANNOTATION_FILE]
+        verify(tmp_path / "r", manifest)
 
     def test_a_recording_without_a_frame_leaves_nothing(self, tmp_path: Path) -> None:
         assert RecordingWriter(tmp_path / "r", "r").close() is None

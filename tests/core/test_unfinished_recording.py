@@ -19,8 +19,10 @@ import pytest
 
 from p2p.actions import Action
 from p2p.files import take_left
+from p2p.manifest import MANIFEST, read_manifest, verify
 from p2p.recording import (
     ANNOTATION_FILE,
+    MANIFEST_KIND,
     VIDEO_FILE,
     RecordingWriter,
     discard_unfinished,
@@ -54,7 +56,10 @@ def frame(number: int) -> np.ndarray:
 
 def check_whole(folder: Path, least: int, most: int) -> int:
     """A recording like any other, of so many frames; returns how many."""
-    assert sorted(os.listdir(folder)) == [VIDEO_FILE, ANNOTATION_FILE]
+    assert sorted(os.listdir(folder)) == [VIDEO_FILE, ANNOTATION_FILE, MANIFEST]
+    manifest = read_manifest(folder, MANIFEST_KIND)
+    assert sorted(manifest.files) == [VIDEO_FILE, ANNOTATION_FILE]
+    verify(folder, manifest)
     annotation = read_annotation(folder)
     num_frames = len(annotation.frame_annotations)
     assert least <= num_frames <= most
