@@ -19,7 +19,7 @@ from p2p_convert.plan import Options, Plan, Task
 from p2p_convert.run import Summary, convert
 from p2p_convert.transcode import parse_encoding
 
-COMMANDS = ("verify", "inspect", "stats")
+COMMANDS = ("verify", "inspect", "stats", "sign")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,11 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     log_to_stderr(logging.WARNING)
     try:
         if arguments[:1] and arguments[0] in COMMANDS and not Path(arguments[0]).exists():
-            from p2p_convert.look import run
-
-            for line in run(arguments[0], arguments[1:]):
-                say(line)
-            return 0
+            return _print(arguments[0], arguments[1:])
         return _convert(arguments)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         return reader_is_gone()
@@ -43,11 +39,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _print(command: str, arguments: Sequence[str]) -> int:
+    from p2p_convert import look, sign
+
+    for line in sign.run(arguments) if command == "sign" else look.run(command, arguments):
+        say(line)
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="p2p-convert",
         description="Convert raw recordings into shards.",
-        epilog="Afterwards: p2p-convert verify OUT, p2p-convert inspect OUT [--sample K], p2p-convert stats OUT.",
+        epilog="Before: p2p-convert sign RAW, for what will be copied. "
+        "Afterwards: p2p-convert verify OUT, p2p-convert inspect OUT [--sample K], p2p-convert stats OUT.",
     )
     parser.add_argument("--version", action="version", version=f"p2p-convert {__version__}")
     parser.add_argument(

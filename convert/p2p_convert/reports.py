@@ -11,12 +11,12 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from p2p import gate
 from p2p.format import RecordingEntry, entry_from_json
-from p2p.manifest import describe
+from p2p.manifest import MANIFEST, describe
 from p2p_convert import hub
 from p2p_convert.sources import ArchiveSource, Source, wanted_files
 
@@ -98,7 +98,7 @@ def stamps(source: Source) -> Stamps:
     exact, for gzip's checksum is among them), one of the Hub by its hash. Where files lie does not matter.
     """
     if not isinstance(source, ArchiveSource):
-        files = {f"{Path(f).name}/{name}": Path(f) / name for f in source.folders for name in wanted_files(Path(f))}
+        files = {f"{Path(f).name}/{name}": Path(f) / name for f in source.folders for name in _stamped(Path(f))}
         found = {name: path.stat() for name, path in files.items()}
         return {name: {"bytes": each.st_size, "mtime_ns": each.st_mtime_ns} for name, each in found.items()}
     if source.archive.startswith(hub.PREFIX):
@@ -106,15 +106,20 @@ def stamps(source: Source) -> Stamps:
     return {Path(source.archive).name: {"bytes": source.num_bytes, "samples": _samples(Path(source.archive))}}
 
 
+def _stamped(folder: Path) -> list[str]:
+    return [*wanted_files(folder), *([MANIFEST] if (folder / MANIFEST).is_file() else [])]
+
+
 def changed_file(recorded: Mapping[str, Any], source: Source) -> str:
     """The first file of a source whose content is not the one that was converted; "" when there is none.
 
-    A file with another time of change but the same SHA-256 is the same: it was copied, or touched.
+    A file with another time of change but the same SHA-256 is the same: it was copied, or touched. A manifest that
+    comes or goes tells nothing of what was stored; where the recording was rejected, it may have been the reason.
     """
     now = stamps(source)
     for name in sorted({*recorded, *now}):
         then, found = recorded.get(name), now.get(name)
-        if then == found:
+        if then == found or (PurePath(name).name == MANIFEST and not (isinstance(then, dict) and "samples" in then)):
             continue
         if not isinstance(then, dict) or found is None or then.get("bytes") != found["bytes"]:
             return name

@@ -8,14 +8,16 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from p2p import gate
 from p2p.format import SYSTEM, USER, Segment, Text, check_segment
+from p2p.manifest import MANIFEST, FileRecord, compare, decode_manifest
 from p2p.proto.video_annotation_pb2 import VideoAnnotation
-from p2p.recording import ANNOTATION_FILE, VIDEO_FILE, parse_annotation
+from p2p.recording import ANNOTATION_FILE, MANIFEST_KIND, VIDEO_FILE, parse_annotation
 from p2p_convert.amend import Amendments
 from p2p_convert.annotations import Actions, extract
 from p2p_convert.budget import MAX_ANNOTATION_BYTES, MAX_FRAMES, Budget
@@ -25,6 +27,7 @@ from p2p_convert.packets import PacketList, read_packets
 from p2p_convert.transcode import Encoding, transcode
 
 ORIGINAL_VIDEO_FILE = "video.mp4"  # as recorded, of any size
+MAX_MANIFEST_BYTES = 1 << 20
 MAX_STORED_NUMBERS = 1 << 26  # of all embeddings of a recording, as often as segments repeat them
 _MAX_GAME_CHARACTERS = 200
 MIN_SEGMENT_FRAMES = 256  # keyframes allowing; a chunk of 200 steps then lies in at most two segments
@@ -78,16 +81,18 @@ def convert_recording(
         Rejected: when it cannot be used, with the reason.
     """
     counts: Counter[str] = Counter()
-    content, annotation = _read_annotation(raw)
-    game = game_name(annotation)
-    if amend:
-        amend.apply(annotation, counts, f"{raw.where}/{ANNOTATION_FILE}")
+    content = _read_annotation(raw)
     video_name = video_file(raw.files)
     if video_name is None:
         raise Rejected("no video", f"{raw.where} has neither {VIDEO_FILE} nor {ORIGINAL_VIDEO_FILE}")
     video, where = raw.files[video_name], f"{raw.where}/{video_name}"
     budget = Budget(where)
     source = {ANNOTATION_FILE: _describe(content), video_name: _describe(video)}
+    _compare_with_manifest(raw, source)
+    annotation = _parse(content, f"{raw.where}/{ANNOTATION_FILE}")
+    game = game_name(annotation)
+    if amend:
+        amend.apply(annotation, counts, f"{raw.where}/{ANNOTATION_FILE}")
     if encoding is not None or video_name == ORIGINAL_VIDEO_FILE:
         encoding = encoding or Encoding()
         video, annotation = transcode(video, annotation, encoding, budget)
@@ -114,8 +119,8 @@ def convert_recording(
     return Converted(raw.id, game, packets.num_frames, segments, actions.taken, actions, counts)
 
 
-def _read_annotation(raw: RawRecording) -> tuple[bytes, VideoAnnotation]:
-    """(the bytes, the message) of a recording's annotation, within bounds."""
+def _read_annotation(raw: RawRecording) -> bytes:
+    """The bytes of a recording's annotation, within bounds."""
     if ANNOTATION_FILE not in raw.files:
         raise Rejected("no annotation", f"{raw.where} has no {ANNOTATION_FILE}")
     where = f"{raw.where}/{ANNOTATION_FILE}"
@@ -123,10 +128,31 @@ def _read_annotation(raw: RawRecording) -> tuple[bytes, VideoAnnotation]:
     content = file if isinstance(file, bytes) else gate.read_regular(file, MAX_ANNOTATION_BYTES)
     if len(content) > MAX_ANNOTATION_BYTES:
         raise Rejected("annotation too large", f"{where} has {len(content)} bytes; at most {MAX_ANNOTATION_BYTES}")
-    return content, _parse(content, where)
+    return content
 
 
-def _describe(file: bytes | Path) -> dict[str, object]:
+def _compare_with_manifest(raw: RawRecording, found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Hold what was read of the files, lengths and hashes, against the recording's manifest, where it has one.
+
+    Raises:
+        Rejected: when something was changed, one or the other.
+    """
+    file = raw.files.get(MANIFEST)
+    if file is None:
+        return
+    content = file if isinstance(file, bytes) else gate.read_regular(file, MAX_MANIFEST_BYTES)
+    try:
+        manifest = decode_manifest(content, MANIFEST_KIND, f"{raw.where}/{MANIFEST}")
+        for name, facts in found.items():
+            compare(Path(raw.where) / name, FileRecord(facts["bytes"], facts["sha256"]), manifest)
+        if VIDEO_FILE in manifest.files and VIDEO_FILE not in raw.files:
+            raise gate.Refused(f"{raw.where}/{VIDEO_FILE}: missing, but {MANIFEST} names it")
+    except gate.Refused as error:
+        advice = f"copy the recording again, or remove its {MANIFEST} if the change is meant"
+        raise Rejected("not what its manifest says", f"{error}; {advice}") from error
+
+
+def _describe(file: bytes | Path) -> dict[str, Any]:
     """Size and SHA-256 of a file."""
     if isinstance(file, bytes):
         return {"bytes": len(file), "sha256": hashlib.sha256(file).hexdigest()}
@@ -170,7 +196,7 @@ def _cut(
     actions: Actions,
     texts: list[Text],
     annotation: bytes,
-    source: dict[str, dict[str, object]],
+    source: dict[str, dict[str, Any]],
 ) -> list[Segment]:
     segments: list[Segment] = []
     num_numbers = 0

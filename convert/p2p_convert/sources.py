@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,13 +12,19 @@ from typing import BinaryIO
 
 from p2p import gate
 from p2p.hub.archive import Archive, Readable
-from p2p.recording import ANNOTATION_FILE, VIDEO_FILE
+from p2p.manifest import MANIFEST, decode_manifest
+from p2p.recording import ANNOTATION_FILE, MANIFEST_KIND, VIDEO_FILE
 from p2p_convert import hub
 from p2p_convert.errors import Rejected
-from p2p_convert.segments import ORIGINAL_VIDEO_FILE, RawRecording
+from p2p_convert.segments import MAX_MANIFEST_BYTES, ORIGINAL_VIDEO_FILE, RawRecording
 
 WANTED_FILES = (ANNOTATION_FILE, VIDEO_FILE)
-MAX_BYTES = {ANNOTATION_FILE: 1 << 28, VIDEO_FILE: 1 << 31, ORIGINAL_VIDEO_FILE: 1 << 32}  # of a file in memory
+MAX_BYTES = {  # of a file in memory
+    ANNOTATION_FILE: 1 << 28,
+    VIDEO_FILE: 1 << 31,
+    ORIGINAL_VIDEO_FILE: 1 << 32,
+    MANIFEST: MAX_MANIFEST_BYTES,
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,8 @@ class FolderSource:
         for name in self.folders:
             folder = Path(name)
             files: dict[str, bytes | Path] = {n: folder / n for n in wanted_files(folder)}
+            if os.path.lexists(folder / MANIFEST):  # whatever it is: only where there is none, nothing is compared
+                files[MANIFEST] = folder / MANIFEST
             yield RawRecording(folder.name, name, files)
 
 
@@ -48,8 +57,9 @@ class FolderSource:
 class ArchiveSource:
     """Recordings in a tar archive, read from its beginning to its end, never unpacked.
 
-    The files of a recording stand together in an archive. What is not wanted is passed over: the original video.mp4,
-    most of the bytes, may come before the small one, so the recordings that have no other are read in a second pass.
+    The files of a recording, its manifest among them, stand together in an archive, in any order. What is not wanted
+    is passed over: the original video.mp4, most of the bytes, may come before the small one, so the recordings that
+    have no other are read in a second pass.
     `digest` is the hash that the Hub names for it, "" for one on a disk.
     """
 
@@ -66,16 +76,18 @@ class ArchiveSource:
             BadArchive: when the archive is damaged or too short; it may be after the last recording that this shows.
         """
         originals: set[str] = set()
-        for folder, files in self._folders(lambda path: path.name in WANTED_FILES):
-            if VIDEO_FILE not in files and ORIGINAL_VIDEO_FILE in files:
+        for folder, files in self._folders(lambda path: path.name in (*WANTED_FILES, MANIFEST)):
+            if set(files) == {MANIFEST}:
+                yield from self._lone_manifest(folder, files[MANIFEST])
+            elif VIDEO_FILE not in files and ORIGINAL_VIDEO_FILE in files:
                 originals.add(folder)
             else:
                 yield self._recording(folder, files)
             del files  # before the next one is read
         if originals:
-            wanted = (ANNOTATION_FILE, ORIGINAL_VIDEO_FILE)
+            wanted = (ANNOTATION_FILE, ORIGINAL_VIDEO_FILE, MANIFEST)
             for folder, files in self._folders(lambda path: path.name in wanted and str(path.parent) in originals):
-                if folder in originals:
+                if folder in originals and set(files) != {MANIFEST}:
                     yield self._recording(folder, files)
                 del files
 
@@ -101,7 +113,7 @@ class ArchiveSource:
             archive = Archive(checked, gate.printable(self.archive))
             for member in archive:
                 path = PurePosixPath(member.path)
-                if not member.is_file or not (path.name == ANNOTATION_FILE or path.name.endswith(".mp4")):
+                if not member.is_file or not (path.name in (ANNOTATION_FILE, MANIFEST) or path.name.endswith(".mp4")):
                     continue
                 if not wanted(path):
                     yield path, None
@@ -132,13 +144,22 @@ class ArchiveSource:
                 contents[file] = content
         return RawRecording(name, where, contents)
 
+    def _lone_manifest(self, folder: str, content: bytes | int | None) -> Iterator[Unusable]:
+        """A verdict on a recording's manifest that stands apart from its files; none on any other file of that name."""
+        where = gate.printable(f"{self.archive}:{folder}/{MANIFEST}")
+        with contextlib.suppress(gate.Refused):
+            if isinstance(content, bytes) and decode_manifest(content, MANIFEST_KIND, where):
+                message = f"{where} does not stand beside the files of its recording; pack the archive again"
+                name = gate.shown(PurePosixPath(folder).name, quote=False)
+                yield Unusable(name, where, Rejected("manifest apart", message))
+
     def names(self) -> list[str]:
         """The ids of the recordings, by passing over the whole archive.
 
         Raises:
             BadArchive: as `recordings`.
         """
-        folders = (str(path.parent) for path, _ in self._members(lambda path: False))
+        folders = (str(path.parent) for path, _ in self._members(lambda path: False) if path.name != MANIFEST)
         return list(dict.fromkeys(PurePosixPath(folder).name for folder in folders))
 
 
