@@ -382,12 +382,24 @@ def seeds_table(results: dict[int, list[Episode]]) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder of everything it makes (%(default)s)")
-    parser.add_argument("--seed", type=int, nargs="+", default=[0], help="of the training; several: one after another")
-    parser.add_argument("--recordings", type=int, default=DemoSettings.recordings, help="episodes (%(default)s)")
-    parser.add_argument("--updates", type=int, help="of the training (default: as the recipe says)")
-    parser.add_argument("--episodes", type=int, default=DemoSettings.episodes, help="of each player (%(default)s)")
-    parser.add_argument("--workers", type=int, default=DemoSettings.workers, help="processes (%(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=DEFAULT_OUT, metavar="DIR", help="folder of everything it makes (%(default)s)"
+    )
+    parser.add_argument(
+        "--recordings", type=int, default=DemoSettings.recordings, metavar="N", help="recorded episodes (%(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, nargs="+", default=[0], metavar="N", help="of the training (0); several: a training each"
+    )
+    parser.add_argument(
+        "--updates", type=int, metavar="N", help="of the training: fewer are quicker and play worse (the recipe's)"
+    )
+    parser.add_argument(
+        "--episodes", type=int, default=DemoSettings.episodes, metavar="N", help="played by each player (%(default)s)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=DemoSettings.workers, metavar="N", help="games at once (%(default)s)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

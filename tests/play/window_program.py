@@ -15,5 +15,6 @@ while True:
     event = connection.next_event()
     if event.type in (X.KeyPress, X.KeyRelease) and event.detail == w:
         pen.change(foreground=green if event.type == X.KeyPress else red)
-    window.fill_rectangle(pen, 0, 0, 400, 300)
-    connection.flush()
+    if not connection.pending_events():  # a key that is held repeats: up and down at once, which is no time to be red
+        window.fill_rectangle(pen, 0, 0, 400, 300)
+        connection.flush()
