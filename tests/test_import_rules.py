@@ -137,6 +137,18 @@ RULES = {
 }
 
 
+def table_of_rules() -> str:
+    """RULES as the table of docs/architecture.md: modules with the same rule share a row."""
+    rows: dict[Rule, list[str]] = {}
+    for module, rule in RULES.items():
+        rows.setdefault(rule, []).append(module)
+    lines = ["| modules | may import of ours | never import |", "|---|---|---|"]
+    for rule, names in rows.items():
+        cells = [", ".join(f"`{name}`" for name in column) or "–" for column in (names, rule.may, sorted(rule.never))]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def modules() -> dict[str, Path]:
     """Every module of ours by its dotted name; the generated ones of p2p.proto are left out."""
     found = {}
@@ -174,13 +186,13 @@ def imported_names(source: str, module: str, is_package: bool = False) -> set[st
 
 def violations(module: str, names: set[str]) -> list[str]:
     """What the rules forbid among the names that a module imports."""
-    owner = max((room for room in RULES if is_below(module, room)), key=len)
+    owner = max((name for name in RULES if is_below(module, name)), key=len)
     rule = RULES[owner]
-    room = owner if owner != "p2p" else module
+    own = owner if owner != "p2p" else module
     wrong = []
     for name in sorted(names):
         if name.partition(".")[0] in OURS:
-            allowed = name in ("p2p", *COMMON) or any(is_below(name, may) for may in (room, *rule.may))
+            allowed = name in ("p2p", *COMMON) or any(is_below(name, may) for may in (own, *rule.may))
         else:
             allowed = name.partition(".")[0] not in rule.never
         if not allowed:
@@ -189,14 +201,19 @@ def violations(module: str, names: set[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
-def test_module_imports_only_what_its_room_may(module: str) -> None:
+def test_module_imports_only_what_it_may(module: str) -> None:
     path = MODULES[module]
     names = imported_names(path.read_text(), module, path.name == "__init__.py")
     assert violations(module, names) == []
 
 
-def test_every_room_of_the_rules_exists() -> None:
-    assert [room for room in RULES if room not in MODULES] == []
+def test_every_module_of_the_rules_exists() -> None:
+    assert [module for module in RULES if module not in MODULES] == []
+
+
+def test_the_page_on_the_architecture_shows_these_rules() -> None:
+    page = (REPOSITORY / "docs" / "architecture.md").read_text()
+    assert table_of_rules() in page, "write what this prints into the page: python tests/test_import_rules.py"
 
 
 @pytest.mark.parametrize(
@@ -281,3 +298,7 @@ def test_no_file_is_longer_than_five_hundred_lines() -> None:
     files = [*MODULES.values(), *(REPOSITORY / "tests").rglob("*.py")]
     too_long = {str(path): lines for path in files if (lines := len(path.read_text().splitlines())) > 500}
     assert too_long == {}
+
+
+if __name__ == "__main__":
+    print(table_of_rules(), end="")
