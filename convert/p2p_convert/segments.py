@@ -17,10 +17,10 @@ from p2p import gate
 from p2p.format import SYSTEM, USER, Segment, Text, check_segment
 from p2p.manifest import MANIFEST, FileRecord, compare, decode_manifest
 from p2p.proto.video_annotation_pb2 import VideoAnnotation
-from p2p.recording import ANNOTATION_FILE, MANIFEST_KIND, VIDEO_FILE, parse_annotation
+from p2p.recording import ANNOTATION_FILE, MANIFEST_KIND, MAX_ANNOTATION_BYTES, VIDEO_FILE, parse_annotation
 from p2p_convert.amend import Amendments
 from p2p_convert.annotations import Actions, extract
-from p2p_convert.budget import MAX_ANNOTATION_BYTES, MAX_FRAMES, Budget
+from p2p_convert.budget import MAX_FRAMES, Budget
 from p2p_convert.decoding import ALL, NONE, check_decoding, file_frames
 from p2p_convert.errors import Rejected
 from p2p_convert.packets import PacketList, read_packets

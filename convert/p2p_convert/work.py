@@ -17,8 +17,8 @@ from p2p import gate
 from p2p.format import RecordingEntry, encode_segment
 from p2p.game_names import canonical, folder_name
 from p2p.hub.archive import BadArchive
+from p2p.recording.memory import limited_memory
 from p2p_convert import reports
-from p2p_convert.budget import limited_memory
 from p2p_convert.errors import Rejected
 from p2p_convert.plan import Options, Task
 from p2p_convert.segments import RawRecording, convert_recording

@@ -19,6 +19,7 @@ from p2p.actions import Action
 from p2p.files import write_file
 from p2p.gate import read_regular
 from p2p.proto import video_annotation_pb2 as messages
+from p2p.recording.memory import limited_memory
 
 ANNOTATION_FILE = "annotation.proto"
 VIDEO_FILE = "192x192.mp4"
@@ -54,12 +55,13 @@ def parse_annotation(content: bytes, where: str) -> messages.VideoAnnotation:
     """The annotation in the bytes of an annotation.proto file; `where` names it in errors.
 
     Raises:
-        ValueError: when the bytes are empty or not a `VideoAnnotation`.
+        ValueError: when the bytes are empty, not a `VideoAnnotation`, or one that takes more than MAX_MEMORY_BYTES.
     """
     if not content:
         raise ValueError(f"{where}: empty file, expected a serialized VideoAnnotation")
     try:
-        return messages.VideoAnnotation.FromString(content)
+        with limited_memory():
+            return messages.VideoAnnotation.FromString(content)
     except DecodeError as error:
         raise ValueError(f"{where}: not a serialized VideoAnnotation ({error}); the file is damaged") from error
 

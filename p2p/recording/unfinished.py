@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -36,12 +37,14 @@ from p2p.recording.annotation import (
     TEXT_ANNOTATOR,
     write_annotation,
 )
+from p2p.recording.memory import limited_memory
 from p2p.recording.video import make_whole
 
 _JOURNAL, _RESERVE, _VIDEOS = "journal", "reserve", "*.mp4"
 _NAME = re.compile(r"\.(?P<final>.+)\.(?P<token>[0-9a-f]{16})\.partial", re.DOTALL)
 _HEADER_BYTES = 4096  # a video without a frame is no longer
 _RESERVE_BYTES = 4 << 20  # an annotation.proto of more than an hour
+_MAX_FIELDS = 1 << 22  # that are read of a torn journal: one a frame, of more than two days
 _FRAME_FIELD = messages.VideoAnnotation.DESCRIPTOR.fields_by_name["frame_annotations"].number
 _FRAME_TAG = bytes([_FRAME_FIELD << 3 | 2])  # a field that is a message: its length and its bytes follow
 
@@ -134,10 +137,11 @@ def complete(folder: Path, target: Path, num_frames: int | None, elsewhere: bool
     del annotation.frame_annotations[num_frames:]
     _set_durations(annotation)
     write_annotation(annotation, folder / ANNOTATION_FILE)
-    videos = list(folder.glob(_VIDEOS))
-    for video in videos:
+    names = [ANNOTATION_FILE]
+    if (video := _video(folder)) is not None:
         sync(video)
-    write_manifest(folder, MANIFEST_KIND, [ANNOTATION_FILE, *(video.name for video in videos)], {})
+        names.append(video.name)
+    write_manifest(folder, MANIFEST_KIND, names, {})
     final = _publish(folder, target, elsewhere)
     (final / _JOURNAL).unlink()  # its lock is held until it is closed
     sync(final.parent)
@@ -148,14 +152,21 @@ def _whole_frames(folder: Path, annotation: messages.VideoAnnotation) -> int:
     num_annotations, rate = len(annotation.frame_annotations), annotation.metadata.frames_per_second
     if not 0 < rate < 1000:
         raise ValueError(f"{folder}: its journal says {rate} frames a second")
-    videos = list(folder.glob(_VIDEOS))
-    num_bytes = videos[0].lstat().st_size if videos else 0
-    num_frames = make_whole(videos[0], Fraction(rate), num_annotations) if videos else 0
+    video = _video(folder)
+    num_bytes = 0 if video is None else video.lstat().st_size
+    num_frames = 0 if video is None else make_whole(video, Fraction(rate), num_annotations)
     if num_frames == 0 and (num_annotations > rate or num_bytes > _HEADER_BYTES):
         raise ValueError(
             f"{folder}: {num_annotations} frames and {num_bytes} bytes of video were recorded, but no frame can be read"
         )
     return num_frames
+
+
+def _video(folder: Path) -> Path | None:
+    """The video, whatever else (a pipe, say) lies there; a link only where no file is, to be refused by its name."""
+    modes = {path: path.lstat().st_mode for path in folder.glob(_VIDEOS)}
+    kinds = (stat.S_ISREG, stat.S_ISLNK)
+    return next((path for is_kind in kinds for path, mode in modes.items() if is_kind(mode)), None)
 
 
 def _publish(folder: Path, target: Path, elsewhere: bool) -> Path:
@@ -193,22 +204,25 @@ def _varint(number: int) -> bytes:
 def _read_journal(path: Path) -> messages.VideoAnnotation:
     """The annotation in a journal; of one with a torn end, the whole frames before it."""
     content = read_regular(path, MAX_ANNOTATION_BYTES)
-    try:
-        return messages.VideoAnnotation.FromString(content)
-    except DecodeError:
-        return _read_torn(content)
+    with limited_memory():
+        try:
+            return messages.VideoAnnotation.FromString(content)
+        except DecodeError:
+            return _read_torn(content)
 
 
 def _read_torn(content: bytes) -> messages.VideoAnnotation:
     annotation = messages.VideoAnnotation()
     position = 0
-    while position < len(content):
+    for _ in range(_MAX_FIELDS):
         end = _field_end(content, position)
         try:
             annotation.MergeFrom(messages.VideoAnnotation.FromString(content[position:end]))
         except DecodeError:
             break
         position = end
+        if position >= len(content):
+            break
     return annotation
 
 

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 
 from p2p.proto import video_annotation_pb2 as messages
+from p2p.recording.memory import limited_memory
 from p2p_convert import annotations, budget, decoding, work
 from p2p_convert.annotations import extract
-from p2p_convert.budget import Budget, limited_memory
+from p2p_convert.budget import Budget
 from p2p_convert.cli import decoding_time, main
 from p2p_convert.errors import Rejected
 from p2p_convert.executors import run_local

@@ -31,7 +31,9 @@ from p2p.recording import (
     read_frames,
     repair_recordings,
     text_spans,
+    unfinished,
 )
+from p2p.recording.memory import limited_memory
 from p2p_convert.packets import read_packets
 
 RECORDER = """
@@ -46,6 +48,8 @@ for number in itertools.count():
     print(number + 1, flush=True)
     sys.stdin.readline()
 """
+
+REPAIR = "import sys; from pathlib import Path; from p2p.recording import repair_recordings as r; r(Path(sys.argv[1]))"
 
 
 def frame(number: int) -> np.ndarray:
@@ -214,6 +218,34 @@ def test_a_link_among_what_was_left_is_not_followed(tmp_path: Path) -> None:
     (repaired,) = repair_recordings(tmp_path / "copy")
     assert "Too many levels of symbolic links" in repaired.problem
     assert film.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["0.mp4", "a.mp4", "x.mp4", "z.mp4"])  # a folder lists them in any order
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_pipe_beside_the_video_holds_no_repair_up(tmp_path: Path, name: str, is_link: bool) -> None:
+    writer = record(tmp_path / "r", 30)
+    left = killed_copy(writer, tmp_path / "copy")
+    writer.discard()
+    os.mkfifo(tmp_path / "pipe" if is_link else left / name)
+    if is_link:
+        (left / name).symlink_to(tmp_path / "pipe")
+    subprocess.run([sys.executable, "-c", REPAIR, tmp_path / "copy"], check=True, timeout=60)
+    assert len(read_annotation(tmp_path / "copy" / "r").frame_annotations) >= 20
+
+
+@pytest.mark.parametrize("end", [b"", b"\x1a"])
+def test_a_journal_that_swells_when_it_is_read_costs_neither_memory_nor_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: bytes
+) -> None:
+    monkeypatch.setattr(unfinished, "limited_memory", lambda: limited_memory(64 << 20))
+    monkeypatch.setattr(unfinished, "_MAX_FIELDS", 1000)
+    writer = record(tmp_path / "r", 40)
+    left = killed_copy(writer, tmp_path / "copy")
+    writer.discard()
+    with open(left / "journal", "ab") as journal:
+        journal.write(b"\x1a\x00" * (4 << 20) + end)  # a hundred bytes each, once parsed
+    assert [made.problem for made in repair_recordings(tmp_path / "copy")] == [""]
+    check_whole(tmp_path / "copy" / "r", 20, 40)
 
 
 def test_what_was_repaired_has_the_packets_of_what_was_closed(tmp_path: Path) -> None:
