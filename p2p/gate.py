@@ -204,6 +204,8 @@ def shown(value: object, quote: bool = True) -> str:
     if isinstance(value, list | tuple | dict | set):
         written = _CONTAINERS.repr(value)  # a few references can spell out without end
     else:
+        if isinstance(value, str | bytes):
+            value = value[:_SHOWN_CHARACTERS]  # what is longer is cut in any case, and may be very much longer
         written = value if isinstance(value, str) and not quote else repr(value)
     line = printable(written)
     return line if len(line) <= _SHOWN_CHARACTERS else line[: _SHOWN_CHARACTERS - 3] + "..."

@@ -11,7 +11,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import BinaryIO
 
 from p2p import gate
-from p2p.hub.archive import Archive, Readable
+from p2p.hub.archive import Archive, BadArchive, Readable
 from p2p.manifest import MANIFEST, decode_manifest
 from p2p.recording import ANNOTATION_FILE, MANIFEST_KIND, VIDEO_FILE
 from p2p_convert import hub
@@ -25,6 +25,7 @@ MAX_BYTES = {  # of a file in memory
     ORIGINAL_VIDEO_FILE: 1 << 32,
     MANIFEST: MAX_MANIFEST_BYTES,
 }
+MAX_RECORDINGS = 250_000  # of an archive, bad ones counted: each is a line of the report
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,15 @@ class ArchiveSource:
         """(folder, {file name: its content, None where it is not wanted, its size where it is too large})."""
         files: dict[str, bytes | int | None] = {}
         folder = ""
+        num_folders = 0
         for path, content in self._members(wanted):
             if str(path.parent) != folder and files:
                 yield folder, files
                 files = {}
+                num_folders += 1
+                self._check_count(num_folders)
             folder = str(path.parent)
-            files[path.name] = content
+            files[path.name if path.name in MAX_BYTES else "another video"] = content  # one entry for all of these
             del content
         if files:
             yield folder, files
@@ -130,7 +134,7 @@ class ArchiveSource:
 
     def _recording(self, folder: str, files: Mapping[str, bytes | int | None]) -> RawRecording | Unusable:
         name = PurePosixPath(folder).name
-        where = gate.printable(f"{self.archive}:{folder}")
+        where = self._where(folder)
         contents: dict[str, bytes | Path] = {}
         try:
             gate.plain_name(name, "the folder of a recording in an archive")
@@ -144,9 +148,12 @@ class ArchiveSource:
                 contents[file] = content
         return RawRecording(name, where, contents)
 
+    def _where(self, folder: str) -> str:
+        return f"{gate.printable(self.archive)}:{gate.shown(folder, quote=False)}"
+
     def _lone_manifest(self, folder: str, content: bytes | int | None) -> Iterator[Unusable]:
         """A verdict on a recording's manifest that stands apart from its files; none on any other file of that name."""
-        where = gate.printable(f"{self.archive}:{folder}/{MANIFEST}")
+        where = f"{self._where(folder)}/{MANIFEST}"
         with contextlib.suppress(gate.Refused):
             if isinstance(content, bytes) and decode_manifest(content, MANIFEST_KIND, where):
                 message = f"{where} does not stand beside the files of its recording; pack the archive again"
@@ -159,8 +166,16 @@ class ArchiveSource:
         Raises:
             BadArchive: as `recordings`.
         """
-        folders = (str(path.parent) for path, _ in self._members(lambda path: False) if path.name != MANIFEST)
-        return list(dict.fromkeys(PurePosixPath(folder).name for folder in folders))
+        found: dict[str, None] = {}
+        for path, _ in self._members(lambda path: False):
+            if path.name != MANIFEST and len(path.parent.name) <= gate.MAX_NAME_BYTES:  # longer ones are rejected
+                found[path.parent.name] = None
+                self._check_count(len(found))
+        return list(found)
+
+    def _check_count(self, num_recordings: int) -> None:
+        if num_recordings > MAX_RECORDINGS:
+            raise BadArchive(f"{gate.printable(self.archive)}: more than {MAX_RECORDINGS} recordings")
 
 
 Source = FolderSource | ArchiveSource
@@ -180,10 +195,16 @@ def find_archives(root: str) -> list[ArchiveSource]:
         listed = hub.list_files(root).items()
         archives = [ArchiveSource(name, file.size, file.digest) for name, file in listed if is_archive(PurePath(name))]
     else:
-        paths = [Path(root)] if Path(root).is_file() else Path(root).rglob("*")
-        found = [path for path in paths if is_archive(path) and path.is_file()]
-        archives = [ArchiveSource(str(path), path.stat().st_size) for path in found]
+        found = [Path(root)] if Path(root).is_file() else _visible_files(Path(root))
+        archives = [ArchiveSource(str(p), p.stat().st_size) for p in found if is_archive(p) and p.is_file()]
     return sorted(archives, key=lambda archive: archive.archive)
+
+
+def _visible_files(root: Path) -> Iterator[Path]:
+    """Not what is hidden: there lies what a download has not finished."""
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        yield from (Path(folder, name) for name in files if not name.startswith("."))
 
 
 def find_recordings(root: Path) -> list[Path]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
 import logging
 import os
 import re
+import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +30,8 @@ FIRST_PAUSE_S = 0.5
 _MAX_FILES = 1_000_000
 _MAX_FILE_BYTES = 1 << 50
 _MAX_RECORD_BYTES = 1 << 28
+_DELETED = "it was deleted; run the same command again, and if it happens twice, tell the repository's owner"
+_NOTES_BYTES = 1 << 16  # of what huggingface_hub notes beside a file
 
 
 @dataclass(frozen=True)
@@ -110,10 +114,11 @@ class Repository:
             raise gate.Refused(f"{place}: {error}; tell the repository's owner, or name another --repo") from error
         return sorted(found, key=lambda file: file.path)
 
-    def transfer(self, path: str, folder: Path) -> Path:
+    def transfer(self, file: RemoteFile, folder: Path) -> Path:
         """Bring a file into a folder, going on where an earlier transfer stopped; its content is not checked.
 
-        Raises OSError when MAX_TRIES_WITHOUT_PROGRESS connections in a row brought no byte.
+        Raises OSError when MAX_TRIES_WITHOUT_PROGRESS connections in a row brought no byte, and ValueError when more
+        bytes come than the Hub lists.
         """
         from huggingface_hub import hf_hub_download
 
@@ -121,7 +126,7 @@ class Repository:
             return Path(
                 hf_hub_download(
                     self.repo_id,
-                    path,
+                    file.path,
                     repo_type=self.repo_type,
                     revision=self.commit,
                     local_dir=folder,
@@ -129,8 +134,16 @@ class Repository:
                 )
             )
 
-        with self._explained(path):
-            return _with_retries(download, lambda: _bytes_on_the_way(folder), path)
+        with self._explained(file.path):
+            try:
+                with _limited_files(max(file.size, _NOTES_BYTES)):
+                    return _with_retries(download, lambda: _bytes_on_the_way(folder), file.path)
+            except OSError as error:
+                if error.errno != errno.EFBIG:
+                    raise
+                _delete_what_is_on_the_way(folder)
+                problem = f"what arrives is longer than the {file.size} bytes that {self.repo_id} lists"
+                raise ValueError(f"{file.path}: {problem}; {_DELETED}") from error
 
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:
@@ -161,6 +174,23 @@ def _remote_file(entry: Any) -> RemoteFile:
 
 def _bytes_on_the_way(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*.incomplete"))
+
+
+def _delete_what_is_on_the_way(folder: Path) -> None:
+    for path in folder.rglob("*.incomplete"):
+        path.unlink()
+
+
+@contextmanager
+def _limited_files(max_bytes: int) -> Iterator[None]:
+    """Within it, this process writes no file longer than that (EFBIG): an answer without an end fills no disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    limits = [limit for limit in (max_bytes, soft, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (min(limits), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def _is_worth_another_try(error: OSError) -> bool:
@@ -242,14 +272,12 @@ class Downloads:
 
     def fetch_to_staging(self, file: RemoteFile) -> Path:
         """Transfer a file and check its hash; a file with another hash is deleted and refused with ValueError."""
-        path = self.repository.transfer(file.path, self._staging / "files")
+        path = self.repository.transfer(file, self._staging / "files")
         found = file_digest(path, file.digest)
         if found != file.digest:
             path.unlink()
-            raise ValueError(
-                f"{file.path}: what arrived has the hash {found}, but {self.repository.repo_id} names {file.digest}; "
-                "it was deleted; run the same command again, and if it happens twice, tell the repository's owner"
-            )
+            problem = f"what arrived has the hash {found}, but {self.repository.repo_id} names {file.digest}"
+            raise ValueError(f"{file.path}: {problem}; {_DELETED}")
         return path
 
     def fetch(self, file: RemoteFile, name: str | None = None) -> Path:

@@ -102,6 +102,47 @@ def test_a_recording_without_a_plain_name_is_rejected_and_the_others_are_kept(tm
     assert all(text.isprintable() for verdict in summary.rejected for text in verdict.values())
 
 
+def test_long_names_do_not_swell_the_report(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    names = ("good", *(os.fsdecode(b"%d" % number + b"\xff" * 4000) for number in range(5)))
+    (tmp_path / "raw" / "a.tar").write_bytes(tar_of(names))
+    summary = convert([tmp_path / "raw"], tmp_path / "out", Options(val_fraction=0.5), max_rejected=0.9)
+    assert summary.reasons == {"bad name": 5}
+    assert all(sum(map(len, verdict.values())) < 2000 for verdict in summary.rejected)
+
+
+@pytest.mark.parametrize("val_fraction", [0, 0.5])
+def test_an_archive_of_recordings_without_end_is_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, val_fraction: float
+) -> None:
+    monkeypatch.setattr(sources, "MAX_RECORDINGS", 3)
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "good.tar").write_bytes(tar_of(("a", "b", "c")))
+    (tmp_path / "raw" / "long.tar").write_bytes(tar_of(("d", "e", "f", "g", "h")))
+    summary = convert([tmp_path / "raw"], tmp_path / "out", Options(val_fraction=val_fraction), max_rejected=0.9)
+    assert sum(summary.recordings.values()) == 3
+    assert summary.rejected[0]["message"].endswith("long.tar: more than 3 recordings")
+
+
+def test_videos_of_other_names_are_not_remembered_one_by_one(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for number in range(50):
+            tar.addfile(tarfile.TarInfo(f"a/{number}.mp4"))
+    (tmp_path / "a.tar").write_bytes(buffer.getvalue())
+    (archive,) = find_archives(str(tmp_path))
+    (given,) = archive._folders(lambda path: False)
+    assert given[0] == "a"
+    assert len(given[1]) == 1
+
+
+def test_hidden_archives_are_not_taken(tmp_path: Path) -> None:
+    for name in ("seen/a.tar", ".download/files/b.tar", "seen/._a.tar"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(tar_of(("a",)))
+    assert [archive.archive for archive in find_archives(str(tmp_path))] == [str(tmp_path / "seen" / "a.tar")]
+
+
 def test_members_that_are_links_or_devices_are_not_followed(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -105,3 +106,12 @@ def test_what_is_shown_obeys_no_terminal() -> None:
     assert line.isprintable()
     assert len(line) <= 200
     assert gate.printable("a\x1b[31mb") == "a\\x1b[31mb"
+
+
+def test_of_a_long_text_only_the_beginning_is_looked_at() -> None:
+    class Counted(str):
+        def __iter__(self) -> NoReturn:
+            raise AssertionError("all of it is spelt out")
+
+    for quote in (False, True):
+        assert gate.shown(Counted("\udcff" * 100_000), quote).endswith("...")

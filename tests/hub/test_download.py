@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -126,6 +127,23 @@ def test_connections_that_bring_nothing_end_with_advice_and_no_file(
     assert "run the same command again to go on" in capsys.readouterr().err
     assert found_below(tmp_path) == set()
     assert len(hub.starts(CHECKPOINT)) == transfer.MAX_TRIES_WITHOUT_PROGRESS
+
+
+@pytest.mark.parametrize("path", [CHECKPOINT, "150M/model_config.yaml"])
+def test_no_more_is_written_than_the_hub_lists(
+    make_hub: MakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str
+) -> None:
+    files = {CHECKPOINT: content(1, 1000), "150M/model_config.yaml": b"policy_model: {}\n"}
+    hub = make_hub({MODELS: files})
+    hub.substitutes[path] = files[path] + bytes(200_000)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    assert main(["download", "model", "150M", "--output", str(tmp_path)]) == 2
+    assert f"longer than the {len(files[path])} bytes that {MODELS[1]} lists" in capsys.readouterr().err
+    assert all(entry.stat().st_size <= 1 << 16 for entry in tmp_path.rglob("*"))
+    assert incomplete_bytes(tmp_path) == 0
+    assert resource.getrlimit(resource.RLIMIT_FSIZE) == limits
+    hub.substitutes.clear()
+    assert main(["download", "model", "150M", "--output", str(tmp_path)]) == 0
 
 
 def test_a_killed_download_goes_on_in_the_next_run(make_hub: MakeHub, tmp_path: Path) -> None:
