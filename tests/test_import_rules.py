@@ -124,7 +124,6 @@ RULES = {
             "p2p.actions",
             "p2p.config",
             "p2p.data.resize",
-            "p2p.hub",
             "p2p.model",
             "p2p.proto",
             "p2p.protocol",
@@ -282,6 +281,7 @@ def test_the_core_loads_no_torch() -> None:
     )
     core = [f"p2p.{name}" for name in names]
     assert loaded_roots(*core) & {*LIGHT, "av"} == set()
+    assert loaded_roots("p2p") & {*LIGHT, "av", "numpy"} == set()
 
 
 def test_the_commands_load_nothing_heavy_before_they_run() -> None:

@@ -7,12 +7,16 @@ shuffle, resumption and elasticity work on chunks, and the shards need not know 
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import shutil
+import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +28,7 @@ from streaming.base.dataset import _Iterator, _ShardState
 from streaming.base.sampling import get_sampling
 
 from p2p.actions import ActionSpace
+from p2p.config import PolicyConfig
 from p2p.data.assemble import ChunkReader, TextOptions
 from p2p.data.chunks import epoch_generator, epoch_starts, kept_starts, last_phase
 from p2p.data.shared_memory import remove_stale_shared_memory, taking_turns
@@ -113,6 +118,44 @@ class GameplayDataset(StreamingDataset):
             # Streaming trusts what lies in the folder. Nothing counts as present before it was verified.
             for shard_id in range(self.num_shards):
                 self._shard_states[shard_id] = _ShardState.REMOTE
+
+    @classmethod
+    def for_policy(
+        cls,
+        config: PolicyConfig,
+        place: str | Path,
+        *,
+        cache: str | Path | None = None,
+        phase: str | int = 0,
+        size: tuple[int, int] | None = None,
+        **others: Any,
+    ) -> GameplayDataset:
+        """Chunks as a policy reads them: as long, frames as large, actions and instructions as it knows them.
+
+        Args:
+            place: a folder that holds index.json, or its address, such as s3://bucket/prefix.
+            cache: folder that keeps what comes from an address; default: one that goes with this process.
+            phase: 0: chunks begin at frame 0 of a recording, one after another; "random" for training.
+            size: (height, width) of the frames, where they are to be others than the policy's.
+            others: as of the class, such as shuffle=True and batch_size.
+
+        Raises:
+            ValueError: when there is no index, or it is damaged or newer.
+        """
+        remote = str(place) if "://" in str(place) else None
+        return cls(
+            local=str(place if remote is None else cache or _temporary_folder()),
+            remote=remote,
+            num_timesteps=config.num_timesteps,
+            phase=phase,
+            size=size or (config.frame_height, config.frame_width),
+            action_space=config.action_space,
+            tokenizer=config.text_embedder,
+            num_text_tokens=config.num_text_tokens,
+            text_dim=config.text_dim,
+            carry_text=config.carry_text,
+            **others,
+        )
 
     def _recording_order(self) -> NDArray[np.int64]:
         """Rank of each sample id when recordings go by id and chunks by time."""
@@ -417,3 +460,10 @@ def _streams(
     if wrong or not streams:
         raise ValueError(f"streams must be a list of p2p.data.GameplayStream, not of {wrong or 'nothing'}")
     return streams
+
+
+def _temporary_folder() -> str:
+    """A folder that goes with this process (and not with a worker that was forked from it)."""
+    folder, process = tempfile.mkdtemp(prefix="p2p-shards-"), os.getpid()
+    atexit.register(lambda: shutil.rmtree(folder, ignore_errors=True) if os.getpid() == process else None)
+    return folder

@@ -105,28 +105,13 @@ def open_stream(location: str | Path, config: PolicyConfig, size: tuple[int, int
     """
     text, scratch = str(location), None
     if "://" in text:
-        remote: str | None = text
         scratch = tempfile.TemporaryDirectory(prefix="p2p-stream-", ignore_cleanup_errors=True)
-        local = Path(scratch.name)
-    else:
-        remote, local = None, Path(text)
-        if not (local / INDEX_NAME).is_file():
-            raise ValueError(f"{local}: no {INDEX_NAME}, so this is no stream; {_advice(local)}")
+    elif not (Path(text) / INDEX_NAME).is_file():
+        raise ValueError(f"{text}: no {INDEX_NAME}, so this is no stream; {_advice(Path(text))}")
     from p2p.data import GameplayDataset  # it loads streaming, which takes seconds
 
-    dataset = GameplayDataset(
-        local=str(local),
-        remote=remote,
-        num_timesteps=config.num_timesteps,
-        phase=0,
-        size=size or (config.frame_height, config.frame_width),
-        action_space=config.action_space,
-        tokenizer=config.text_embedder,
-        num_text_tokens=config.num_text_tokens,
-        text_dim=config.text_dim,
-        carry_text=config.carry_text,
-        predownload=8,
-    )
+    cache = scratch.name if scratch is not None else None
+    dataset = GameplayDataset.for_policy(config, text, cache=cache, size=size, predownload=8)
     located = sorted((entry.id, start, index, entry) for index, entry, start in _chunks_of(dataset))
     return Stream(
         name=text,

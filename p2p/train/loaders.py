@@ -91,23 +91,16 @@ def chunks_per_process(recipe: Recipe) -> int:
 
 
 def _dataset(recipe: Recipe, label: str, place: str, batch_size: int, training: bool) -> GameplayDataset:
-    remote = place if "://" in place else None
     cache = Path(recipe.data.cache) if recipe.data.cache else recipe.run_path / "cache"
-    return GameplayDataset(
-        local=place if remote is None else str(cache / label),
-        remote=remote,
-        num_timesteps=recipe.policy.num_timesteps,
+    return GameplayDataset.for_policy(
+        recipe.policy,
+        place,
+        cache=cache / label,
         phase="random" if training else 0,
-        size=(recipe.policy.frame_height, recipe.policy.frame_width),
-        action_space=recipe.policy.action_space,
-        tokenizer=recipe.policy.text_embedder,
-        num_text_tokens=recipe.policy.num_text_tokens,
-        text_dim=recipe.policy.text_dim,
-        carry_text=recipe.policy.carry_text,
         batch_size=batch_size,
         shuffle=training and recipe.data.shuffle,
         shuffle_seed=recipe.seed,
-        cache_limit=recipe.data.cache_limit if remote else None,
+        cache_limit=recipe.data.cache_limit if "://" in place else None,
     )
 
 
