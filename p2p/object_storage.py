@@ -14,15 +14,16 @@ import logging
 import os
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlparse
 
 from p2p import gate
+from p2p.files import new_file
 
 logger = logging.getLogger(__name__)
 
@@ -83,15 +84,16 @@ class ObjectFolder:
             entries = [entry for page in pages for entry in page.get("Contents", [])]
         found = {}
         for entry in entries:
-            if not entry["Key"].endswith("/"):  # an empty object that some tools make for a folder
-                found[self._name(entry["Key"])] = StoredObject(int(entry["Size"]), str(entry["ETag"]))
+            key = str(_said(entry, "Key", self.url))
+            if not key.endswith("/"):  # an empty object that some tools make for a folder
+                found[self._name(key)] = described(entry, "Size", self.url)
         return dict(sorted(found.items()))
 
     def read(self, name: str, max_bytes: int) -> bytes:
         """The content of an object of at most `max_bytes`."""
-        content = _Bounded(f"{self.url}/{name}", max_bytes)
+        content = io.BytesIO()
         with _explained(f"{self.url}/{name}"):
-            self._s3().download_fileobj(self.bucket, self._key(name), content)
+            download_into(content, self._s3(), self.bucket, self._key(name), max_bytes)
         return content.getvalue()
 
     def look(self, name: str, max_bytes: int) -> Version:
@@ -101,15 +103,16 @@ class ObjectFolder:
         with _explained(f"{self.url}/{name}"):
             for is_last in (False, False, True):
                 answer = self._s3().get_object(Bucket=self.bucket, Key=self._key(name))
-                content = _Bounded(f"{self.url}/{name}", max_bytes)
+                content = io.BytesIO()
+                bounded = _Bounded(content, f"{self.url}/{name}", max_bytes)
                 try:
                     for piece in answer["Body"].iter_chunks():
-                        content.write(piece)
+                        bounded.write(piece)
                     break
                 except (exceptions.HTTPClientError, exceptions.IncompleteReadError):
                     if is_last:
                         raise
-        return Version(content.getvalue(), str(answer["ETag"]), _age_s(answer))
+        return Version(content.getvalue(), str(_said(answer, "ETag", f"{self.url}/{name}")), _age_s(answer))
 
     def write(self, name: str, content: bytes) -> None:
         with _explained(f"{self.url}/{name}"):
@@ -137,16 +140,16 @@ class ObjectFolder:
         with _explained(f"{self.url}/{name}"):
             self._s3().upload_file(str(path), self.bucket, self._key(name))
 
-    def download(self, name: str, path: Path) -> None:
-        """Write an object to `path`; folders above it are made.
+    def download(self, name: str, path: Path, max_bytes: int) -> None:
+        """Write an object of at most `max_bytes` to `path`; folders above it are made.
 
         Raises:
             Refused: when the name climbs or is no plain relative path, so that a path built from it stays below.
         """
         gate.plain_path(name, self.url)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _explained(f"{self.url}/{name}"):
-            self._s3().download_file(self.bucket, self._key(name), str(path))
+        with _explained(f"{self.url}/{name}"), new_file(path) as file:
+            download_into(file, self._s3(), self.bucket, self._key(name), max_bytes)
 
     def delete(self, names: Sequence[str]) -> None:
         for name in names:
@@ -182,17 +185,41 @@ class ObjectFolder:
         return client(self.patience_s)
 
 
-class _Bounded(io.BytesIO):
-    """Memory that takes so many bytes and no more, wherever they are written."""
+class _Bounded:
+    """A file or memory that takes so many bytes and no more, wherever they are written."""
 
-    def __init__(self, where: str, max_bytes: int) -> None:
-        super().__init__()
-        self._where, self._max_bytes = where, max_bytes
+    def __init__(self, file: BinaryIO, where: str, max_bytes: int) -> None:
+        self._file, self._where, self._max_bytes = file, where, max_bytes
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
 
-    def write(self, data: Any) -> int:
+    def write(self, data: bytes) -> int:
         if self.tell() + len(data) > self._max_bytes:
             raise StorageError(f"{self._where}: longer than {self._max_bytes} bytes, the most that is read of it")
-        return super().write(data)
+        return self._file.write(data)
+
+
+def download_into(file: BinaryIO, s3: Any, bucket: str, key: str, max_bytes: int, **options: Any) -> None:
+    """Write an object to an open file; a store can send more than it said before. `options` are boto3's.
+
+    Raises:
+        StorageError: when it is longer than `max_bytes`. What boto3 raises.
+    """
+    s3.download_fileobj(bucket, key, _Bounded(file, f"s3://{bucket}/{key}", max_bytes), **options)
+
+
+def described(answer: Mapping[str, Any], size: str, where: str) -> StoredObject:
+    """What an answer tells of an object, its size under that name.
+
+    Raises:
+        StorageError: when it does not tell.
+    """
+    return StoredObject(int(_said(answer, size, where)), str(_said(answer, "ETag", where)))
+
+
+def _said(answer: Mapping[str, Any], name: str, where: str) -> Any:
+    if name not in answer:
+        raise StorageError(f"{where}: an answer without {name}: no object store gives that; check S3_ENDPOINT_URL")
+    return answer[name]
 
 
 def _age_s(answer: dict[str, Any]) -> float:

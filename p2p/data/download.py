@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from streaming.base.storage.download import S3Downloader
@@ -27,20 +28,40 @@ class PatientS3Downloader(S3Downloader):
         from botocore.exceptions import ClientError
 
         place = urlsplit(remote)
-        extra = {"RequestPayer": "requester"} if place.netloc in self._requester_pays_buckets else {}
         try:
             client = object_storage.client(self.patience_s, self.unsigned)
-            found = client.head_object(Bucket=place.netloc, Key=place.path.lstrip("/"), **extra)
+            found = client.head_object(Bucket=place.netloc, Key=place.path.lstrip("/"), **self._extra(place.netloc))
         except ClientError as error:
             if error.response["Error"]["Code"] != "400":
                 raise
             self._create_s3_client(unsigned=True)
             return self.stat(remote)
-        return StoredObject(int(found["ContentLength"]), str(found["ETag"]))
+        return object_storage.described(found, "ContentLength", remote)
 
-    def _download_file_impl(self, remote: str, local: str, timeout: float) -> None:
-        self._s3_client = object_storage.client(self.patience_s, self.unsigned)
-        super()._download_file_impl(remote, local, timeout)
+    def fetch(self, remote: str, local: Path, max_bytes: int) -> None:
+        """Write an object to a file, at most `max_bytes` of it; `stat` has found it before.
+
+        Raises:
+            As `stat`; StorageError also when it is longer.
+        """
+        from boto3.s3.transfer import TransferConfig
+
+        place = urlsplit(remote)
+        client = object_storage.client(self.patience_s, self.unsigned)
+        local.parent.mkdir(parents=True, exist_ok=True)
+        with open(local, "wb") as file:
+            object_storage.download_into(
+                file,
+                client,
+                place.netloc,
+                place.path.lstrip("/"),
+                max_bytes,
+                ExtraArgs=self._extra(place.netloc),
+                Config=TransferConfig(use_threads=False),
+            )
+
+    def _extra(self, bucket: str) -> dict[str, str]:
+        return {"RequestPayer": "requester"} if bucket in self._requester_pays_buckets else {}
 
     def _create_s3_client(self, unsigned: bool = False, timeout: float = 0.0) -> None:
         """Called when the store answers 400: a public bucket may want no keys."""

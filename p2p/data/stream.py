@@ -282,7 +282,10 @@ class GameplayStream(Stream):
             num_bytes = 0  # Streaming's other stores are not asked
         if num_bytes > max_bytes:
             raise StorageError(f"{num_bytes} bytes; at most {max_bytes} are expected")
-        self._downloader.download(remote, str(local), self.download_timeout)
+        if isinstance(self._downloader, PatientS3Downloader):
+            self._downloader.fetch(remote, local, max_bytes)
+        else:
+            self._downloader.download(remote, str(local), self.download_timeout)
 
     def _retry(self, download: Callable[[], Any], remote: str) -> Any:
         """Try until it succeeds, fails for good, or `give_up_after_s` is over; a client of S3 may use it up alone."""

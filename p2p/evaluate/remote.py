@@ -71,9 +71,9 @@ class RemoteFolder:
         folder = scratch / (
             checkpoint.path.parent.name if checkpoint.kind == ORIGINAL else checkpoint.path.name or "policy"
         )
-        for name in checkpoint.objects:
+        for name, stored in checkpoint.objects.items():
             try:
-                self.store.download(name, folder / PurePosixPath(name).name)
+                self.store.download(name, folder / PurePosixPath(name).name, stored.num_bytes)
             except FileNotFoundError as error:  # the trainer keeps the newest ones only
                 raise ValueError(f"{self.store.url}/{name} is no longer there") from error
         path = folder / checkpoint.path.name if checkpoint.kind == ORIGINAL else folder

@@ -78,7 +78,7 @@ def fetch(store: ObjectFolder, step: int, folder: Path) -> None:
     manifest, objects = _inspect(store, step)
     with new_folder(folder / step_name(step)) as scratch:
         for name in objects if manifest is None else manifest.files:
-            store.download(f"{step_name(step)}/{name}", scratch / name)
+            store.download(f"{step_name(step)}/{name}", scratch / name, objects[name].num_bytes)
         if manifest is not None:
             write_file(scratch / MANIFEST, manifest.encode())
         check_checkpoint(scratch)

@@ -38,7 +38,7 @@ def convert_recordings(folder: Path, prefix: str, begin: Begin) -> None:
     convert([folder.parent / "raw"], f"s3://{BUCKET}/{prefix}", Options(), 2, progress=lambda *_: begin())
     objects = ObjectFolder(f"s3://{BUCKET}/{prefix}")
     for name in objects.list():
-        objects.download(name, folder / "out" / name)
+        objects.download(name, folder / "out" / name, 1 << 30)
     assert tree_digest(folder / "out") == tree_digest(folder.parent / "shards", leave_out=["lock"])
 
 
@@ -64,7 +64,7 @@ def move_checkpoint(folder: Path, prefix: str, begin: Begin) -> None:
     begin()
     objects.upload(folder / "up", "step-00000001/shard")
     assert len(objects.list("step-")) == 1
-    objects.download("step-00000001/shard", folder / "down")
+    objects.download("step-00000001/shard", folder / "down", 1 << 30)
     assert (folder / "down").read_bytes() == content
 
 

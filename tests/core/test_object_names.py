@@ -1,50 +1,22 @@
-"""What a hostile object store lists and sends: no name of it leads out of a folder."""
+"""What a hostile object store lists and sends: no name of it leads out of a folder, and it has no more of the disk than
+it said before."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import quote
-from xml.sax.saxutils import escape
 
 import pytest
 
 from p2p.gate import Refused
 from p2p.object_storage import ObjectFolder, StorageError
-
-
-class HostileStore(BaseHTTPRequestHandler):
-    keys: tuple[str, ...] = ()
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        entries = "".join(
-            f"<Contents><Key>{escape(quote(key))}</Key><Size>1</Size><ETag>x</ETag></Contents>" for key in self.keys
-        )
-        body = f"<ListBucketResult><EncodingType>url</EncodingType>{entries}</ListBucketResult>".encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+from tests.hostile_store import HostileStore, serve
 
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectFolder]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), HostileStore)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "x")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("S3_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-    yield ObjectFolder("s3://bucket/some/prefix")
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    for _ in serve(monkeypatch):
+        yield ObjectFolder("s3://bucket/some/prefix")
 
 
 @pytest.mark.parametrize(
@@ -80,5 +52,24 @@ def test_plain_names_are_relative_to_the_prefix_and_markers_of_folders_are_left_
 @pytest.mark.parametrize("name", ["../evil", "/etc/passwd", "a/../../b", ""])
 def test_nothing_is_downloaded_by_a_name_that_climbs(folder: ObjectFolder, name: str, tmp_path: Path) -> None:
     with pytest.raises(Refused):
-        folder.download(name, tmp_path / "in" / name.lstrip("/"))
+        folder.download(name, tmp_path / "in" / name.lstrip("/"), 5)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_sends_more_than_it_said_is_cut_off(folder: ObjectFolder, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"^s3://bucket/some/prefix/x: longer than 5 bytes"):
+        folder.download("x", tmp_path / "x", 5)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(StorageError, match="longer than 5 bytes"):
+        folder.read("x", 5)
+    assert HostileStore.num_sent < 1 << 28
+
+
+@pytest.mark.parametrize("facts", ["<Size>1</Size>", "<ETag>x</ETag>", ""])
+def test_a_listing_that_leaves_out_what_objects_have_is_refused(
+    folder: ObjectFolder, monkeypatch: pytest.MonkeyPatch, facts: str
+) -> None:
+    monkeypatch.setattr(HostileStore, "keys", ("some/prefix/x",))
+    monkeypatch.setattr(HostileStore, "facts", facts)
+    with pytest.raises(StorageError, match=r"an answer without (Size|ETag).*check S3_ENDPOINT_URL"):
+        folder.list()

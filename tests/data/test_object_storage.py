@@ -12,6 +12,7 @@ import pytest
 
 from p2p import object_storage
 from p2p.data import ShardError
+from p2p.data.download import PatientS3Downloader
 from p2p.object_storage import PATIENCE_S, ObjectFolder, StorageError
 from p2p_convert.plan import Options
 from p2p_convert.run import convert
@@ -19,6 +20,7 @@ from p2p_convert.storage import open_store
 from tests.data.conftest import open_dataset, read_all
 from tests.data.faulty_proxy import STALL, FaultyProxy
 from tests.data.making import annotation, digest, tree_digest, video_bytes, write_recording
+from tests.hostile_store import HostileStore, serve
 from tests.s3 import S3Server
 
 OPTIONS = Options(val_fraction=0.2)
@@ -168,7 +170,7 @@ def test_every_request_is_repeated(failure: str, quiet_proxy: FaultyProxy, tmp_p
     fails_twice(folder.write, "written", content)
     assert fails_twice(folder.create, "created", content) == (failure == "503")  # else the first one did its work
     assert list(fails_twice(folder.list)) == ["created", "uploaded", "written"]
-    fails_twice(folder.download, "uploaded", tmp_path / "down")
+    fails_twice(folder.download, "uploaded", tmp_path / "down", len(content))
     assert (tmp_path / "down").read_bytes() == fails_twice(folder.read, "written", 10) == content
     assert fails_twice(folder.look, "written", 10).content == content
     fails_twice(folder.delete, ["created", "uploaded"])
@@ -236,6 +238,24 @@ def test_one_conversion_at_a_time_and_the_lock_of_a_dead_one_goes(raw: Path, end
     os.waitpid(child, 0)
     assert ".convert/lock" in open_store(address).names()
     assert sum(convert([raw], address, OPTIONS).recordings.values()) == 40
+
+
+@pytest.fixture
+def hostile_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[HostileStore]]:
+    yield from serve(monkeypatch)
+
+
+def test_a_store_that_sends_more_than_the_index_allows_does_not_fill_the_disk(
+    hostile_store: type[HostileStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    downloader = PatientS3Downloader(5.0)
+    with pytest.raises(StorageError, match="longer than 5 bytes"):
+        downloader.fetch("s3://bucket/shard", tmp_path / "shard", 5)
+    assert (tmp_path / "shard").stat().st_size <= 5
+    assert hostile_store.num_sent < 1 << 28
+    monkeypatch.setattr(hostile_store, "head", (("Content-Length", "5"),))
+    with pytest.raises(StorageError, match="an answer without ETag"):
+        downloader.stat("s3://bucket/shard")
 
 
 def test_new_data_at_the_same_address_is_noticed_by_its_etag(
