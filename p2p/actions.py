@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 ACTION_SPACE_VERSION = 1
+FRAME_RATE_HZ = 20  # frames, and actions, a second
 HEADS = ("keys", "buttons", "mouse_x", "mouse_y")
 
 KEY_NAMES = (

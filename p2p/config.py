@@ -23,6 +23,8 @@ from p2p import gate
 from p2p.actions import ACTION_SPACE_VERSION, ActionSpace
 from p2p.plain_yaml import MAX_BYTES, parse_yaml
 
+FRAME_SIZE = 192  # height and width of the pictures that are recorded and sent to a policy
+
 ConfigT = TypeVar("ConfigT")
 
 IMAGE_ENCODERS = ("efficientnet_b0", "vit", "small_cnn")
@@ -100,8 +102,8 @@ class PolicyConfig:
     num_heads: int = 16
     num_timesteps: int = 200
     attention_history: int | tuple[int, ...] = 200
-    frame_height: int = 192
-    frame_width: int = 192
+    frame_height: int = FRAME_SIZE
+    frame_width: int = FRAME_SIZE
     image_encoder: str = "efficientnet_b0"
     vit_patch_size: int = 16
     num_image_tokens: int = 1

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2p import gate
-from p2p.actions import encode_buttons, encode_keys
-from p2p.format import FRAME_RATE_HZ, MAX_BUTTONS, MAX_KEYS, SYSTEM, UNKNOWN, USER, Text
+from p2p.actions import FRAME_RATE_HZ, encode_buttons, encode_keys
+from p2p.format import MAX_BUTTONS, MAX_KEYS, SYSTEM, UNKNOWN, USER, Text
 from p2p.proto.video_annotation_pb2 import FloatTensor, FrameTextAnnotation, VideoAnnotation
 from p2p_convert.errors import Rejected
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from p2p.actions import BUTTON_NAMES, KEY_NAMES, MOUSE_X_MEAN, MOUSE_Y_MEAN
-from p2p.format import FRAME_RATE_HZ
+from p2p.actions import BUTTON_NAMES, FRAME_RATE_HZ, KEY_NAMES, MOUSE_X_MEAN, MOUSE_Y_MEAN
 from p2p_convert.statistics import Stats, add_stats
 
 _LABELS = {

@@ -10,6 +10,7 @@ import numpy as np
 from p2p import gate
 from p2p.actions import (
     BUTTON_NAMES,
+    FRAME_RATE_HZ,
     KEY_NAMES,
     NUM_BUTTONS,
     NUM_KEYS,
@@ -18,7 +19,7 @@ from p2p.actions import (
     mouse_x_bins,
     mouse_y_bins,
 )
-from p2p.format import FRAME_RATE_HZ, UNKNOWN
+from p2p.format import UNKNOWN
 from p2p.gate import mapping, parse_json, sequence, whole_number
 from p2p_convert.segments import Converted
 

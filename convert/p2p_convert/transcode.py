@@ -18,16 +18,16 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from p2p.actions import FRAME_RATE_HZ
+from p2p.config import FRAME_SIZE
 from p2p.data.resize import resize
 from p2p.data.video import RgbConverter
-from p2p.format import FRAME_RATE_HZ
 from p2p.proto.video_annotation_pb2 import FrameAnnotation, LowLevelAction, VideoAnnotation
 from p2p_convert.budget import MAX_FRAMES, Budget
 from p2p_convert.decoding import file_frames
 from p2p_convert.errors import Rejected
 from p2p_convert.packets import open_video, rate_problem, seconds, the_stream
 
-SIZE = 192
 _UNITS_S = (1e-9, 1e-6, 1e-3, 1.0)  # of frame_time, which does not say
 _MOST_STRETCHED = 2  # the annotation's times against the video's
 _MOST_REPEATED = 20  # times that a frame may be shown: one a second
@@ -180,8 +180,8 @@ def _resized(video: bytes | Path, chosen: NDArray[np.int64], budget: Budget) -> 
     for number, frame in enumerate(file_frames(video, budget.where, budget)):
         if number < len(wanted) and wanted[number]:
             picture = converter.interleaved(frame)
-            if picture.shape[:2] != (SIZE, SIZE):
-                picture = resize(picture, SIZE, SIZE)
+            if picture.shape[:2] != (FRAME_SIZE, FRAME_SIZE):
+                picture = resize(picture, FRAME_SIZE, FRAME_SIZE)
             yield from [picture] * int(wanted[number])
     if number + 1 < len(wanted):
         raise Rejected("video does not decode", f"{budget.where}: {number + 1} frames; its packets are {len(wanted)}")
@@ -193,7 +193,7 @@ def _encode(pictures: Iterator[NDArray[np.uint8]], encoding: Encoding) -> bytes:
         # x264's macroblock tree gives other bytes each time (its AVX-512 code reads what was in memory before).
         options = {"preset": "veryfast", "crf": str(encoding.crf), "threads": "1", "x264-params": "mbtree=0"}
         stream = container.add_stream("libx264", rate=Fraction(FRAME_RATE_HZ), options=options)
-        stream.width = stream.height = SIZE
+        stream.width = stream.height = FRAME_SIZE
         stream.pix_fmt = "yuv420p"
         stream.codec_context.gop_size = encoding.gop
         stream.codec_context.thread_count = 1

@@ -28,7 +28,7 @@ from streaming.base.dataset import _Iterator, _ShardState
 from streaming.base.sampling import get_sampling
 
 from p2p.actions import ActionSpace
-from p2p.config import PolicyConfig
+from p2p.config import FRAME_SIZE, PolicyConfig
 from p2p.data.assemble import ChunkReader, TextOptions
 from p2p.data.chunks import epoch_generator, epoch_starts, kept_starts, last_phase
 from p2p.data.shared_memory import remove_stale_shared_memory, taking_turns
@@ -81,7 +81,7 @@ class GameplayDataset(StreamingDataset):
         streams: Sequence[GameplayStream] | None = None,
         num_timesteps: int = 200,
         phase: str | int = "random",
-        size: tuple[int, int] = (192, 192),
+        size: tuple[int, int] = (FRAME_SIZE, FRAME_SIZE),
         action_space: ActionSpace | None = None,
         text_versions: Sequence[str] = TEXT_VERSIONS,
         tokenizer: str = "gemma",

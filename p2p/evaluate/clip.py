@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from p2p.actions import BUTTON_NAMES, KEY_NAMES, Action, ActionSpace
+from p2p.actions import BUTTON_NAMES, FRAME_RATE_HZ, KEY_NAMES, Action, ActionSpace
+from p2p.config import FRAME_SIZE
 from p2p.recording import (
     ANNOTATION_FILE,
-    FRAME_RATE_HZ,
     SYSTEM,
     TEXT_TOKENIZER,
     UNKNOWN,
@@ -32,7 +32,7 @@ from p2p.recording import (
 if TYPE_CHECKING:
     from p2p.model import Policy
 
-SHOWN_SIZE = (192, 192)
+SHOWN_SIZE = (FRAME_SIZE, FRAME_SIZE)
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from p2p.recording.film import VideoWriter
 
 if TYPE_CHECKING:
     from p2p.actions import Action
@@ -80,21 +80,6 @@ def _mouse(pen: Any, centre: tuple[int, int], colour: tuple[int, int, int], acti
 
 def write_video(pictures: Iterator[NDArray[np.uint8]], path: Path, frame_rate_hz: int, crf: int = 20) -> None:
     """An H.264 MP4 that browsers play, of pictures uint8 [Y, X, 3] with even sides; whole or not there at all."""
-    import av
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.mp4")
-    try:
-        with av.open(str(temporary), mode="w", options={"movflags": "faststart"}) as container:
-            stream = container.add_stream("libx264", rate=Fraction(frame_rate_hz))
-            stream.pix_fmt, stream.options = "yuv420p", {"preset": "veryfast", "crf": str(crf)}
-            for number, picture in enumerate(pictures):
-                if number == 0:
-                    stream.height, stream.width = picture.shape[:2]
-                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-                frame.pts = number
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode(None))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with VideoWriter(path, frame_rate_hz, crf) as film:
+        for picture in pictures:
+            film.add(picture)

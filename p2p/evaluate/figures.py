@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
+
+from p2p.files import new_file
 
 
 def new_figure(width_in: float, height_in: float) -> tuple[Any, Any]:
@@ -35,6 +36,5 @@ def plain_log_scale(axes: Any) -> None:
 def save_figure(figure: Any, path: Path, dots_per_inch: int = 110) -> None:
     """Write the PNG; it appears under its name only when complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    figure.savefig(temporary, format="png", dpi=dots_per_inch)
-    os.replace(temporary, path)
+    with new_file(path) as file:
+        figure.savefig(file, format="png", dpi=dots_per_inch)

@@ -10,7 +10,6 @@ import base64
 import html
 import json
 import math
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 from p2p.actions import HEADS
 from p2p.evaluate.metrics import Estimate
+from p2p.files import write_file
 
 # metric, its name in tables, what is better; "/HEAD" or the first word is the head that it is about
 ROWS = (
@@ -175,12 +175,7 @@ def text_table(rows: Sequence[Sequence[str]]) -> str:
 def write_text(path: Path, content: str) -> None:
     """Write a file that appears under its name only when complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_file(path, content.encode())
 
 
 def jsonable(value: Any) -> Any:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from p2p.actions import FRAME_RATE_HZ
+
 FORMAT_NAME = "p2p-segments"
 FORMAT_VERSION = (1, 0)  # major: an older reader cannot read it; minor: it can, and ignores what is new
-FRAME_RATE_HZ = 20
 MAX_KEYS, MAX_BUTTONS = 6, 3  # stored slots; a reader takes the first few of them
 UNKNOWN, USER, SYSTEM = 0, 1, 2  # whose action a row holds
 INDEX_FILE = "index.json"

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from p2p.actions import ACTION_SPACE_VERSION
+from p2p.actions import ACTION_SPACE_VERSION, FRAME_RATE_HZ
 from p2p.format import columns as c
 from p2p.format.shard import HASH_DIGITS, MAX_SHARD_BYTES, shard_config
 from p2p.gate import Refused, mapping, parse_json, plain_name, sequence, shown, text, whole_number
@@ -93,7 +93,7 @@ def encode_index(shards: Sequence[Mapping[str, Any]], recordings: Sequence[Recor
         "format": c.FORMAT_NAME,
         "version": list(c.FORMAT_VERSION),
         "action_space_version": ACTION_SPACE_VERSION,
-        "frame_rate_hz": c.FRAME_RATE_HZ,
+        "frame_rate_hz": FRAME_RATE_HZ,
         "recordings": table,
     }
     index = {"version": 2, "shards": [dict(s) for s in shards], c.INDEX_KEY: ours}
@@ -118,7 +118,7 @@ def decode_index(data: bytes, where: str) -> tuple[list[dict[str, Any]], list[Re
         whole_number(
             ours.get("action_space_version"), "action_space_version", ACTION_SPACE_VERSION, ACTION_SPACE_VERSION
         )
-        whole_number(ours.get("frame_rate_hz"), "frame_rate_hz", c.FRAME_RATE_HZ, c.FRAME_RATE_HZ)
+        whole_number(ours.get("frame_rate_hz"), "frame_rate_hz", FRAME_RATE_HZ, FRAME_RATE_HZ)
         entries = sequence(index.get("shards"), "shards", _MAX_SHARDS)
         shards = [_shard(entry, f"shard {number}", is_newer) for number, entry in enumerate(entries)]
         _check_unique([shard["raw_data"]["basename"] for shard in shards], "shards")

@@ -130,21 +130,28 @@ def build_policy(
     return policy.eval()
 
 
-def require_finite(tensors: Mapping[str, Tensor], where: str) -> None:
-    """One pass over all numbers: a sum is finite only where every term is (where it overflows, they are looked at).
+def names_of_not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The tensors that hold NaN or infinity.
 
-    Raises:
-        ValueError: naming the first tensor with a NaN or an infinity, and how many it has.
+    One pass over all numbers: a sum is finite only where every term is. Where it is not, which can also be an overflow,
+    the terms are looked at.
     """
-    suspects = {name: t for name, t in tensors.items() if t.is_floating_point() and t.numel()}
-    sums = [t.sum(dtype=torch.float32) for t in suspects.values()]
-    if not sums or bool(torch.stack(sums).isfinite().all()):
-        return
-    counts = {name: int(t.numel() - t.isfinite().sum()) for name, t in suspects.items()}
-    bad = [name for name, count in counts.items() if count]
+    floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()}
+    if not floating:
+        return []
+    sums = torch.stack([tensor.sum(dtype=torch.float32) for tensor in floating.values()]).isfinite().tolist()
+    suspects = [name for name, finite in zip(floating, sums, strict=True) if not finite]
+    return [name for name in suspects if not floating[name].isfinite().all()]
+
+
+def require_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raises ValueError naming the first tensor with a NaN or an infinity, and how many it has."""
+    bad = names_of_not_finite(tensors)
     if bad:
+        first = tensors[bad[0]]
+        count = int(first.numel() - first.isfinite().sum())
         raise ValueError(
-            f"{where}: {counts[bad[0]]:,} of {suspects[bad[0]].numel():,} numbers of {bad[0]} are not finite "
+            f"{where}: {count:,} of {first.numel():,} numbers of {bad[0]} are not finite "
             f"(NaN or infinite), and so in {len(bad) - 1} more of {len(tensors)} tensors; the policy cannot be used"
         )
 

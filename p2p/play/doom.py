@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from p2p.actions import Action
+from p2p.config import FRAME_SIZE
 from p2p.data.resize import resize
-from p2p.play.games import FRAME_SIZE, Frame, GameInfo, Thing
+from p2p.play.games import Frame, GameInfo, Thing
 from p2p.play.reaper import mark_children
 from p2p.play.scratch import Scratch, engine_memory
 

@@ -15,9 +15,6 @@ from p2p.actions import Action
 
 Frame = NDArray[np.uint8]  # [Y, X, 3] RGB
 
-FRAME_RATE_HZ = 20
-FRAME_SIZE = 192  # height and width of the frames that are recorded and sent to a policy
-
 
 @dataclass(frozen=True)
 class Thing:

@@ -1,16 +1,12 @@
 """Pictures of play: a frame, enlarged, with the keys and the mouse of its action drawn below it."""
 
 import math
-from fractions import Fraction
-from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from p2p.actions import Action
-from p2p.files import sync, temporary_path
-from p2p.play.games import FRAME_RATE_HZ, Frame
+from p2p.play.games import Frame
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
@@ -58,50 +54,3 @@ def _arrow(pen: "ImageDraw", centre: tuple[int, int], action: Action) -> None:
     end = (centre[0] + action.dx / distance * length, centre[1] + action.dy / distance * length)
     pen.line((*centre, *end), fill=_DOWN, width=4)
     pen.ellipse((centre[0] - 3, centre[1] - 3, centre[0] + 3, centre[1] + 3), fill=_TEXT)
-
-
-class VideoWriter:
-    """An H.264 file of RGB pictures of one size; it appears under its name when it is complete."""
-
-    def __init__(self, path: Path, frame_rate_hz: int = FRAME_RATE_HZ) -> None:
-        import av
-
-        self._path = path
-        self._partial = temporary_path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._container = av.open(f"file:{self._partial}", mode="w", format="mp4")
-        self._stream = self._container.add_stream(
-            "libx264", rate=Fraction(frame_rate_hz), options={"preset": "veryfast", "crf": "20"}
-        )
-        self._stream.pix_fmt = "yuv420p"
-        self._num_frames = 0
-
-    def add(self, picture: Frame) -> None:
-        """Append a picture uint8 [Y, X, 3] with even sides."""
-        import av
-
-        if self._num_frames == 0:
-            self._stream.height, self._stream.width = picture.shape[:2]
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-        frame.pts = self._num_frames
-        self._num_frames += 1
-        self._container.mux(self._stream.encode(frame))
-
-    def close(self) -> None:
-        """Finish the file."""
-        self._container.mux(self._stream.encode(None))
-        self._container.close()
-        sync(self._partial)
-        self._partial.replace(self._path)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self._container.close()
-            self._partial.unlink(missing_ok=True)

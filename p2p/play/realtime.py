@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from p2p.actions import Action
+from p2p.actions import FRAME_RATE_HZ, Action
 from p2p.play.client import Client
-from p2p.play.games import FRAME_RATE_HZ, Frame
+from p2p.play.games import Frame
 
 
 class Ticker:

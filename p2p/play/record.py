@@ -16,10 +16,12 @@ from contextlib import AbstractContextManager, closing
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from p2p.actions import FRAME_RATE_HZ
+from p2p.config import FRAME_SIZE
 from p2p.console import say
 from p2p.files import owned, write_file
 from p2p.play.console import Progress, duration_text
-from p2p.play.games import FRAME_RATE_HZ, FRAME_SIZE, GAMES, Game, game_info, game_name, open_game
+from p2p.play.games import GAMES, Game, game_info, game_name, open_game
 from p2p.play.player import SCRIPTED, Disturbed, scripted_player
 from p2p.play.stopping import stoppable
 from p2p.play.workers import Report, run_workers

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+from p2p.actions import FRAME_RATE_HZ
 from p2p.play.console import duration_text
-from p2p.play.games import FRAME_RATE_HZ, GAMES
+from p2p.play.games import GAMES
 from p2p.play.person import PersonWatch
 from p2p.play.programs import WindowedProgram
 from p2p.play.realtime import Ticker

@@ -8,13 +8,15 @@ from typing import Self
 
 import numpy as np
 
-from p2p.actions import Action
+from p2p.actions import FRAME_RATE_HZ, Action
+from p2p.config import FRAME_SIZE
 from p2p.play.client import PolicyPlayer
 from p2p.play.episodes import POLICY, SHUFFLED, Episode, Job, PlaySettings
-from p2p.play.games import FRAME_SIZE, Frame, Game, game_info, open_game
-from p2p.play.overlay import VideoWriter, draw_action
+from p2p.play.games import Frame, Game, game_info, open_game
+from p2p.play.overlay import draw_action
 from p2p.play.player import SCRIPTED, BlindPlayer, IdlePlayer, Player, RandomPlayer, scripted_player
 from p2p.play.realtime import RealtimeLoop, TickStatistics
+from p2p.recording.film import VideoWriter
 
 SAMPLE_EPISODES = 4  # of the scripted player: what the blind player draws from, and the frames of other moments
 SAMPLE_SEED = 900_000_000
@@ -79,7 +81,7 @@ class Stage:
                 frame = game.frame() if job.player == POLICY else UNSEEN
                 action = player.act(frame) if loop is None else loop.tick(frame)
                 if film is not None:
-                    caption = f"{self._info.name}   {num_steps / 20:5.1f} s   score {game.score:.0f}"
+                    caption = f"{self._info.name}   {num_steps / FRAME_RATE_HZ:5.1f} s   score {game.score:.0f}"
                     film.add(draw_action(frame, action, self._info.keys, caption))
                 game.act(action)
                 presses.update([*action.keys, *(f"mouse {button}" for button in action.buttons)])

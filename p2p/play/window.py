@@ -16,17 +16,19 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from p2p.actions import Action
+from p2p.actions import FRAME_RATE_HZ, Action
+from p2p.config import FRAME_SIZE
 from p2p.data.resize import resize
 from p2p.play.client import Client
 from p2p.play.console import duration_text
-from p2p.play.games import FRAME_RATE_HZ, FRAME_SIZE, Frame
-from p2p.play.overlay import VideoWriter, draw_action
+from p2p.play.games import Frame
+from p2p.play.overlay import draw_action
 from p2p.play.person import Controls, PersonWatch
 from p2p.play.programs import WindowedProgram, open_program
 from p2p.play.realtime import RealtimeLoop, TickStatistics
 from p2p.play.x11 import Eyes, Hands, find_window, focus, open_display, virtual_display
 from p2p.recording import RecordingWriter, repair_recordings
+from p2p.recording.film import VideoWriter
 from p2p.text import Instruction
 
 

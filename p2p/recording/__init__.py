@@ -5,7 +5,6 @@ Ours have a manifest of both as well (p2p/manifest.py), against which a conversi
 
 from p2p.recording.annotation import (
     ANNOTATION_FILE,
-    FRAME_RATE_HZ,
     MANIFEST_KIND,
     MAX_ANNOTATION_BYTES,
     SYSTEM,
@@ -28,7 +27,6 @@ from p2p.recording.writer import RecordingWriter
 
 __all__ = [
     "ANNOTATION_FILE",
-    "FRAME_RATE_HZ",
     "MANIFEST_KIND",
     "MAX_ANNOTATION_BYTES",
     "SYSTEM",

@@ -15,7 +15,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from p2p.actions import Action
+from p2p.actions import FRAME_RATE_HZ, Action
 from p2p.files import write_file
 from p2p.gate import read_regular
 from p2p.proto import video_annotation_pb2 as messages
@@ -26,7 +26,6 @@ VIDEO_FILE = "192x192.mp4"
 MANIFEST_KIND = "recording"  # of the manifest beside them, which names both; Recap writes none
 MAX_ANNOTATION_BYTES = 1 << 29  # a day of play with Recap's input events; a parsed message takes several times as much
 ANNOTATION_VERSION = 7  # of Recap's annotations: both actions are there, times are nanoseconds
-FRAME_RATE_HZ = 20
 TEXT_ANNOTATOR = "p2p"
 TEXT_TOKENIZER = "gemma"
 USER, SYSTEM, UNKNOWN = "user", "system", "unknown"  # whose an action is

@@ -25,13 +25,13 @@ from typing import IO
 
 from google.protobuf.message import DecodeError
 
+from p2p.actions import FRAME_RATE_HZ
 from p2p.files import lock_file, sync, take_left, temporary_path
 from p2p.gate import printable, read_regular
 from p2p.manifest import write_manifest
 from p2p.proto import video_annotation_pb2 as messages
 from p2p.recording.annotation import (
     ANNOTATION_FILE,
-    FRAME_RATE_HZ,
     MANIFEST_KIND,
     MAX_ANNOTATION_BYTES,
     TEXT_ANNOTATOR,

@@ -12,11 +12,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from p2p.actions import Action
+from p2p.actions import FRAME_RATE_HZ, Action
+from p2p.config import FRAME_SIZE
 from p2p.proto import video_annotation_pb2 as messages
 from p2p.recording.annotation import (
     ANNOTATION_VERSION,
-    FRAME_RATE_HZ,
     TEXT_ANNOTATOR,
     TEXT_TOKENIZER,
     frame_message,
@@ -50,7 +50,7 @@ class RecordingWriter:
         folder: Path,
         recording_id: str,
         frame_rate_hz: int = FRAME_RATE_HZ,
-        size: tuple[int, int] = (192, 192),
+        size: tuple[int, int] = (FRAME_SIZE, FRAME_SIZE),
         game: str = "",
         game_subtype: str = "",
         gop: int = 250,

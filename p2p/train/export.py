@@ -112,7 +112,8 @@ def read_tensors(checkpoint: Path, raw: bool = False) -> dict[str, Tensor]:
     """
     import torch
 
-    from p2p.train.reading import NotFinite, load_into, names_of_not_finite
+    from p2p.model.weights import names_of_not_finite
+    from p2p.train.reading import NotFinite, load_into
 
     layout = read_layout(checkpoint)
     wanted: dict[str, Any] = {

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from p2p.actions import FRAME_RATE_HZ
 from p2p.config import PolicyConfig
 from p2p.console import say
 from p2p.recipe import Recipe, load_recipe, parse_duration
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TRAIN_FACTOR = 3  # forward 1, backward 2
-FRAME_RATE_HZ = 20
 # Dense bf16 with float32 accumulation, FLOP/s, by what the device's name contains (makers' data sheets).
 PEAK_FLOPS = {
     "H100 PCIe": 756e12,

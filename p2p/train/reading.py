@@ -11,7 +11,6 @@ import os
 import pickle
 import warnings
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,7 +26,6 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
-from torch.distributed.tensor import DTensor
 from torch.futures import Future
 
 from p2p import gate
@@ -174,18 +172,3 @@ def metadata_of(layout: Layout) -> Metadata:
 
 class NotFinite(ValueError):  # noqa: N818  a verdict on numbers
     """A loss, a gradient or a weight is NaN or infinite; the message says where."""
-
-
-def names_of_not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The tensors that hold NaN or infinity in this process's shard.
-
-    A sum over a tensor is not finite if an element is not: that is one fast pass. Only where a sum is not, which can
-    also be an overflow, the elements are looked at.
-    """
-    local = {name: t.to_local() if isinstance(t, DTensor) else t for name, t in tensors.items()}
-    floating = {name: tensor for name, tensor in local.items() if tensor.is_floating_point() and tensor.numel()}
-    if not floating:
-        return []
-    sums = torch.stack([tensor.sum(dtype=torch.float32) for tensor in floating.values()]).isfinite().tolist()
-    suspects = [name for name, finite in zip(floating, sums, strict=True) if not finite]
-    return [name for name in suspects if not floating[name].isfinite().all()]

@@ -19,13 +19,15 @@ from composer.loggers import Logger
 from composer.utils import dist
 from torch import Tensor
 from torch.distributed.checkpoint.storage import WriteResult
+from torch.distributed.tensor import DTensor
 from torch.futures import Future
 
 from p2p import gate
 from p2p.files import sync
 from p2p.manifest import FileRecord, describe
+from p2p.model.weights import names_of_not_finite
 from p2p.train.layout import MODEL, Layout
-from p2p.train.reading import NotFinite, cause_of, load_into, names_of_not_finite
+from p2p.train.reading import NotFinite, cause_of, load_into
 from p2p.train.together import all_do
 
 _PARTS = ("model", "optimizers", "callbacks", "timestamp", "dataset_state")
@@ -125,10 +127,14 @@ def _check_finite(parts: Mapping[str, Any], where: str) -> None:
     Raises:
         NotFinite: naming tensors.
     """
-    bad = names_of_not_finite(dict(_tensors(parts, "")))
+    bad = names_of_not_finite({name: _own_part(tensor) for name, tensor in _tensors(parts, "")})
     everywhere = sorted({name for names in dist.all_gather_object(bad) for name in names})
     if everywhere:
         raise NotFinite(f"{where} is not finite (NaN or infinite): {_few(everywhere)}")
+
+
+def _own_part(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _few(names: list[str]) -> str:

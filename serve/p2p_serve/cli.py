@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from p2p import __version__
+from p2p.config import FRAME_SIZE
 from p2p.console import fail, log_to_stderr, note, say
+from p2p.protocol import DEFAULT_SOCKET
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from p2p_serve.text import TextSource
 
 _PROGRESS_S = 3.0
-DEFAULT_SOCKET = Path("/tmp/uds.recap")
 TOOLS = ("echo", "playback", "loadtest", "bench")
 
 _DESCRIPTION = """Serve a policy in real time: frames in, keys and mouse out, over Recap's protocol.
@@ -155,12 +156,12 @@ def _playback_parser() -> argparse.ArgumentParser:
 
 def _loadtest_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("p2p-serve loadtest", description="Send frames to a server and time its answers.")
-    parser.add_argument("--socket", type=Path, default=DEFAULT_SOCKET, help="default: %(default)s")
+    parser.add_argument("--socket", type=Path, default=Path(DEFAULT_SOCKET), help="default: %(default)s")
     parser.add_argument("--any-user", action="store_true", help="even if another user runs the server there")
     parser.add_argument("--tcp", metavar="HOST:PORT")
     parser.add_argument("--fps", type=float, default=20.0, help="frames a second (default: 20)")
     parser.add_argument("--seconds", type=float, default=60.0, help="for how long (default: 60)")
-    parser.add_argument("--size", type=_size, default=(192, 192), metavar="WxH", help="default: 192x192")
+    parser.add_argument("--size", type=_size, default=(FRAME_SIZE, FRAME_SIZE), metavar="WxH", help="default: 192x192")
     return parser
 
 
@@ -271,7 +272,7 @@ def _app_options(args: argparse.Namespace, what: str) -> AppOptions:
     from p2p_serve.app import AppOptions
     from p2p_serve.server import ServerOptions
 
-    path = args.socket if args.socket is not None or args.tcp is not None else DEFAULT_SOCKET
+    path = args.socket if args.socket is not None or args.tcp is not None else Path(DEFAULT_SOCKET)
     return AppOptions(
         socket=path,
         socket_mode=args.socket_mode,

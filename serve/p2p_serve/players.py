@@ -103,17 +103,9 @@ def recorded_actions(path: Path) -> list[Action]:
     Raises:
         ValueError: when there is no readable annotation at `path` (a folder or the file), or it has no step.
     """
-    from p2p.recording import read_annotation
+    from p2p.recording import executed_action, read_annotation
 
-    actions = []
-    for frame in read_annotation(path).frame_annotations[1:]:
-        chosen = frame.system_action if frame.system_action.is_known else frame.user_action
-        if chosen.is_known:
-            mouse = chosen.mouse
-            motion = mouse.mouse_delta_px
-            actions.append(Action(tuple(chosen.keyboard.keys), tuple(mouse.buttons_down), motion.x, motion.y))
-        else:
-            actions.append(Action())
+    actions = [executed_action(frame)[0] or Action() for frame in read_annotation(path).frame_annotations[1:]]
     if not actions:
         raise ValueError(f"{path}: holds no step to play back; a recording needs at least two annotated frames")
     return actions

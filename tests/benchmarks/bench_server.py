@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
+from p2p.actions import FRAME_RATE_HZ
 from p2p.protocol import encode_frame
 from p2p_serve.loadtest import run_load
 
-FRAME_RATE_HZ = 20.0
 SMALL = (192, 192)
 TINY = """
 policy: {dim: 32, num_layers: 2, num_heads: 2, num_timesteps: 20, attention_history: 20, image_encoder: small_cnn}

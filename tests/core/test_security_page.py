@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from p2p import plain_yaml, protocol, text
+from p2p.actions import FRAME_RATE_HZ
 from p2p.format import MAX_RECORDING_FRAMES
 from p2p.format.columns import MAX_SAMPLE_BYTES
 from p2p.format.index import MAX_INDEX_BYTES
@@ -28,7 +29,7 @@ def test_the_bounds_of_the_page_are_those_of_the_code(repository: Path) -> None:
         f"pickle {MAX_PICKLE_BYTES // MIB} MiB",
         f"sample {MAX_SAMPLE_BYTES // GIB} GiB",
         f"index {MAX_INDEX_BYTES // MIB} MiB",
-        f"recording {MAX_RECORDING_FRAMES // protocol.FRAME_RATE_HZ // 3600} hours",
+        f"recording {MAX_RECORDING_FRAMES // FRAME_RATE_HZ // 3600} hours",
         f"annotation {MAX_ANNOTATION_BYTES // MIB} MiB",
         f"{MAX_MEMORY_BYTES // GIB} GiB of memory",
         f"{MAX_RATIO} times the packed size",

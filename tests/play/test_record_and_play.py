@@ -21,11 +21,12 @@ from p2p.play.episodes import (
     write_results,
 )
 from p2p.play.games import game_info, game_name, open_game
-from p2p.play.overlay import VideoWriter, draw_action
+from p2p.play.overlay import draw_action
 from p2p.play.player import scripted_player
 from p2p.play.record import RecordSettings, record_episodes
 from p2p.play.stage import ShuffledPlayer
 from p2p.recording import UNKNOWN, USER, VIDEO_FILE, executed_action, read_annotation, read_frames
+from p2p.recording.film import VideoWriter
 
 BASIC = "doom:basic"
 
