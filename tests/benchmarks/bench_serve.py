@@ -2,8 +2,8 @@
 
 On a CPU: the engine beside a straightforward implementation of the original's procedure, step by step in turn, with the
 full cache; until the answer, and after it; ratios of medians. The weights are random, so no guess would ever be right
-by itself: guesses are made right up to the slot at which the recorded action differed from the one before, for steps of the
-recordings in --recordings (those of `make demo`). On a GPU: p50 and p99 of the captured step.
+by itself: guesses are made right up to the slot at which the recorded action differed from the one before, for steps of
+the recordings in --recordings (those of `make demo`). On a GPU: p50 and p99 of the captured step.
 """
 
 from __future__ import annotations

@@ -83,7 +83,8 @@ class OriginalProcedure:
                 caches[i] = (k, v)
                 x = layer.feed_forward(x + layer.attention.output(F.scaled_dot_product_attention(q, k, v)))
             if position < ids.shape[1]:  # the ninth output is computed and thrown away
-                logits = policy.heads.of_slot(x[:, 0], position).float()
+                head = policy.config.action_space.slot_heads[position]
+                logits = policy.heads.of_head(x[:, 0], head).float()
                 drawn = sample_from_logits(logits, uniforms[:, position], self.sampling.temperature)
                 ids[:, position] = drawn
         assert caches[0][0].shape[2] == DECODER_NUM_SINKS + decoder.num_positions
