@@ -61,7 +61,7 @@ def run_task(task: Task) -> dict[str, Any]:
     for stream, recording, samples in _in_order(task, rejected, counts, stats, stamps):
         if stream not in parts:
             options = task.options
-            parts[stream] = StreamPart(store, stream, task.number, options.shard_bytes, options.compression)
+            parts[stream] = StreamPart(store, stream, task.number, options.shard_bytes, options.compression, task.lease)
         parts[stream].add(recording, samples)
     report = {
         "streams": {name: part.finish() for name, part in sorted(parts.items())},

@@ -73,10 +73,15 @@ class StreamPart:
         task: its number, part of the shards' names.
         shard_bytes: a shard is closed before it would pass this size (a larger sample has its own).
         compression: "" or "zstd:LEVEL" for whole shards.
+        lease: whose work it is. Who lost the store meanwhile must not replace the new owner's shards, which may be
+            others: he may decode what this conversion does not.
     """
 
-    def __init__(self, store: Store, stream: str, task: int, shard_bytes: int, compression: str) -> None:
+    def __init__(
+        self, store: Store, stream: str, task: int, shard_bytes: int, compression: str, lease: str = ""
+    ) -> None:
         self._store = store
+        self._lease = lease
         self._stream = stream
         self._task = task
         self._shard_bytes = shard_bytes
@@ -114,6 +119,7 @@ class StreamPart:
             name += ".zstd"
             pieces = [compress(b"".join(pieces), int(level or 3))]
             zip_data = _describe(name, pieces)
+        self._store.check(self._lease)
         self._store.write(f"{self._stream}/{name}", *pieces)
         self._shards.append(shard_entry(len(self._sizes), raw_data, zip_data, self._compression or None))
         self._pieces, self._sizes = [], []

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from p2p.object_storage import ObjectFolder, StorageError
 from p2p_convert import lease
 from p2p_convert.cli import main
 from p2p_convert.lease import LOCK, LeaseLost
-from p2p_convert.plan import Options
+from p2p_convert.plan import Options, make_plan
 from p2p_convert.run import convert
 from p2p_convert.storage import open_store
+from p2p_convert.work import run_task
 from tests.data.making import annotation, video_bytes, write_recording
 from tests.s3 import S3Server
 
@@ -134,6 +136,14 @@ def test_a_lease_that_is_gone_is_lost_also_for_workers(address: str) -> None:
             hold.check()
         with pytest.raises(InUse, match="process"), store.locked(break_lock=True):
             pass  # this machine knows that a conversion lives
+
+
+def test_who_was_stopped_until_another_took_over_replaces_no_shard_of_his(raw: Path, address: str) -> None:
+    task = make_plan([raw], address, Options(val_fraction=0)).tasks[0]
+    leave_lock(address, token="the new owner's")
+    with pytest.raises(LeaseLost):
+        run_task(replace(task, lease="the old owner's"))
+    assert open_store(address).names() == [LOCK]
 
 
 def test_a_renewal_is_a_new_version_and_makes_the_lease_young(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
