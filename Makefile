@@ -57,9 +57,9 @@ requirements: | $(VENV)/.made ## pin requirements/*.txt anew from pyproject.toml
 	printf '%s\n' av grpcio-tools hypothesis matplotlib pytest pytest-timeout \
 		| $(COMPILE) - --constraint requirements/dev.txt --output-file requirements/test-serve.txt
 
-# --- the road --------------------------------------------------------------------------------------
+# --- data and demo ----------------------------------------------------------------------------------
 
-demo: $(VENV)/.run-ready ## the whole road in one command: record, convert, train, serve, play, report (no GPU needed)
+demo: $(VENV)/.run-ready ## everything once: record, convert, train, serve, play, report (no GPU needed)
 	@$(BIN)/p2p demo $(DEMO)
 
 convert: $(VENV)/.run-ready ## recordings to shards: make convert RAW=DIR OUT=DIR|s3://bucket/prefix [WORKERS=n]

@@ -1,6 +1,6 @@
 """What a program writes to a terminal: lines in which nothing is obeyed, whoever gave the names in them.
 
-The four programs (p2p, p2p-convert, p2p-serve, launch) print, log and fail through this file. Names of recordings,
+All programs (p2p, p2p-convert, p2p-serve, launch) print, log and fail through this file. Names of recordings,
 games and files, keys and values in error texts are a stranger's, so control characters and escapes are spelt out.
 """
 

@@ -1,4 +1,4 @@
-"""`p2p demo`, which `make demo` calls: the whole road in one command, from a recorded game to a report.
+"""`p2p demo`, which `make demo` calls: everything once, from a recorded game to a report.
 
     p2p demo                     # about ten minutes on two cores; a second run reuses what is there
     p2p demo --seed 0 1 2        # three trainings on the same recordings, and their table
@@ -275,7 +275,7 @@ def _run(command: Sequence[str], log_path: Path, show: Callable[[str], None] = l
     return lines
 
 
-# ------------------------------------------------------------------ the road
+# ------------------------------------------------------------------ all stages
 
 
 def run_demo(settings: DemoSettings, seed: int) -> list[Episode]:
@@ -403,7 +403,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """The whole road; the exit status is 1 when the policy has not learned to play."""
+    """All stages; the exit status is 1 when the policy has not learned to play."""
     settings = DemoSettings(
         out=args.out,
         recordings=args.recordings,
@@ -417,7 +417,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_seeds(settings: DemoSettings, seeds: Sequence[int]) -> int:
-    """The road for one seed after another, and what came of it."""
+    """All stages for one seed after another, and what came of it."""
     mark_children()
     start_s = time.monotonic()
     results, passed = {}, True

@@ -1,4 +1,4 @@
-"""Object storage (s3://bucket/prefix): the client of all rooms, how patient it is, and its errors in words.
+"""Object storage (s3://bucket/prefix): the only client, how long it retries, and its errors in words.
 
 S3_ENDPOINT_URL and the AWS_* variables say where and as whom. A request that fails for a passing reason (no
 connection, no answer, 5xx, "slow down") is sent again until PATIENCE_S have gone by since its first failure, so an
