@@ -34,6 +34,7 @@ _UNREADABLE = (EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, Ru
 MAX_TABLE_ENTRIES = 1 << 16
 MAX_TABLE_BYTES = 1 << 30
 MAX_EMBEDDING_NUMBERS = 1 << 20
+MAX_INSTRUCTION_CHARACTERS = 2000
 _MAX_ARRAY_BYTES = 16 * MAX_EMBEDDING_NUMBERS + (1 << 16)  # the widest type, and a header
 
 
@@ -222,11 +223,11 @@ def embed_instruction(text: str, embedder: str) -> Instruction:
     """An instruction with its embedding, as a recording keeps it; without one for an empty text.
 
     Raises:
-        ValueError: when the embedder is no such name, or cannot embed the text.
+        ValueError: when the text is too long or no UTF-8, or the embedder is no such name or cannot embed it.
     """
     if not text:
         return Instruction()
-    embedding = make_embedder(embedder).embed(text)
+    embedding = make_embedder(embedder).embed(gate.text(text, "an instruction", MAX_INSTRUCTION_CHARACTERS))
     if embedding is None:
         raise ValueError(f"text embedder {embedder!r} gives no embedding; name minilm, gemma or gemma:FOLDER")
     return Instruction(text, embedding)

@@ -6,7 +6,7 @@ header names its length, a .ckpt is a zip whose directory comes last, a run's st
 
 from __future__ import annotations
 
-import json
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +14,8 @@ import zipfile
 from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
+
+from p2p import gate
 
 RUN, POLICY, ORIGINAL = "run", "policy", "original"
 _STEP_FOLDER = re.compile(r"^step-(\d+)$")
@@ -47,7 +49,7 @@ class Checkpoint:
         folder = self.path.parent if self.kind == ORIGINAL else self.path
         absent = missing_names(self.kind, {path.name for path in folder.iterdir()})
         if absent is None and self.kind == ORIGINAL:
-            return None if zipfile.is_zipfile(self.path) else "it is not a whole zip file"
+            return None if self.path.is_file() and zipfile.is_zipfile(self.path) else "it is not a whole zip file"
         if absent is None and self.kind == POLICY:
             return _missing_weights(self.path / _WEIGHTS)
         return absent
@@ -116,16 +118,18 @@ def _checkpoint_at(path: Path, folder: Path) -> Checkpoint | None:
 
 
 def _missing_weights(path: Path) -> str | None:
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = file.read(length) if length < 2**30 else b""
-        size = file.seek(0, 2)
+    from p2p.model.tensor_file import MAX_HEADER_BYTES
+
     try:
-        entries = json.loads(header)
-    except ValueError:
+        with gate.open_regular(path) as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = file.read(min(length, MAX_HEADER_BYTES))
+            size = file.seek(0, os.SEEK_END)
+        entries = gate.mapping(gate.parse_json(header, _WEIGHTS), _WEIGHTS)
+        end = max((entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"), default=0)
+        return None if size >= 8 + length + end else f"{_WEIGHTS} is truncated"
+    except (ValueError, TypeError, LookupError):  # not whole yet, or never a header
         return f"{_WEIGHTS} has no whole header"
-    end = max((entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"), default=0)
-    return None if size >= 8 + length + end else f"{_WEIGHTS} is truncated"
 
 
 def export_run_checkpoint(checkpoint: Checkpoint, out: Path) -> Path:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from p2p import gate
 from p2p.console import say
 from p2p.evaluate.checkpoints import RUN, Checkpoint, LocalFolder, export_run_checkpoint
 
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 RESULTS_NAME = "validation.jsonl"
 CURVE_NAME = "validation.png"
 RECIPE_NAME = "recipe.yaml"
+_MAX_RESULTS_BYTES = 64 << 20
 BASELINE = "repeat previous"
 TABLE_METRICS = (
     ("loss", "loss"),
@@ -86,11 +88,8 @@ class Results:
         self.path = path
         self.rows: list[dict[str, Any]] = []
         if path.is_file():
-            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-                try:
-                    self.rows.append(json.loads(line))
-                except ValueError as error:
-                    raise ValueError(f"{path}, line {number}: not JSON ({error}); repair or delete the file") from error
+            for number, line in enumerate(gate.read_regular(path, _MAX_RESULTS_BYTES).splitlines(), 1):
+                self.rows.append(_row(line, f"{path}, line {number}"))
 
     def has(self, checkpoint: Checkpoint, fingerprint: str, data: str, num_chunks: int | None) -> bool:
         key = (checkpoint.name, fingerprint, data, num_chunks)
@@ -103,6 +102,17 @@ class Results:
         self.rows = [r for r in self.rows if (r["checkpoint"], r["data"], r["chunks"]) != same]
         self.rows.append(jsonable(row))
         write_text(self.path, "".join(json.dumps(r) + "\n" for r in self.rows))
+
+
+def _row(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = gate.mapping(gate.parse_json(line, where), where)
+    except gate.Refused as error:
+        raise ValueError(f"{error}; repair or delete the file") from error
+    absent = [name for name in ("checkpoint", "fingerprint", "data", "chunks", "step", "metrics") if name not in row]
+    if absent:
+        raise ValueError(f"{where}: {', '.join(absent)} is missing; repair or delete the file")
+    return row
 
 
 # ------------------------------------------------------------------ one pass, or many

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, closing
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from p2p import gate
 from p2p.actions import FRAME_RATE_HZ
 from p2p.config import FRAME_SIZE
 from p2p.console import say
@@ -29,6 +30,7 @@ from p2p.recording import RecordingWriter, discard_unfinished
 from p2p.text import Instruction, embed_instruction, tokenizer_name
 
 SETTINGS_FILE = "record.json"
+_MAX_SETTINGS_BYTES = 1 << 20
 LOCK_FILE = ".lock"  # of the run that records into the folder
 KEYFRAME_EVERY = 20  # frames: a loader of short chunks decodes little in vain
 SEED_STRIDE = 100_000  # seeds of two recording runs never meet, nor those of evaluation (episodes.FIRST_SEED)
@@ -122,7 +124,8 @@ def _check_folder(settings: RecordSettings, out: Path) -> None:
     path = out / SETTINGS_FILE
     if path.exists():
         defaults = {field.name: field.default for field in fields(RecordSettings)}
-        if {**defaults, **json.loads(path.read_text())} != asdict(settings):
+        content = gate.read_regular(path, _MAX_SETTINGS_BYTES)
+        if {**defaults, **gate.mapping(gate.parse_json(content, str(path)), str(path))} != asdict(settings):
             raise ValueError(
                 f"{out} holds recordings made with other settings (see {path}); choose another --out or remove it"
             )

@@ -6,11 +6,10 @@ import logging
 from collections import OrderedDict
 
 from p2p import gate
-from p2p.text import Embedder, Embedding, Instruction
+from p2p.text import MAX_INSTRUCTION_CHARACTERS, Embedder, Embedding, Instruction
 
 log = logging.getLogger(__name__)
 
-MAX_INSTRUCTION_CHARACTERS = 2000
 _CACHE_SIZE = 256
 
 

@@ -14,8 +14,8 @@ from p2p.model.original_file import MAX_PICKLE_BYTES
 from p2p.model.tensor_file import MAX_HEADER_BYTES
 from p2p.recording.annotation import MAX_ANNOTATION_BYTES
 from p2p.recording.memory import MAX_MEMORY_BYTES
+from p2p.text import MAX_INSTRUCTION_CHARACTERS
 from p2p.train.layout import MAX_BYTES as MAX_METADATA_BYTES
-from p2p_serve.text import MAX_INSTRUCTION_CHARACTERS
 
 MIB, GIB = 1 << 20, 1 << 30
 

@@ -4,15 +4,17 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
 from p2p.cli import main
-from p2p.evaluate.checkpoints import ORIGINAL, POLICY, RUN, LocalFolder, find_checkpoints
+from p2p.evaluate.checkpoints import ORIGINAL, POLICY, RUN, Checkpoint, LocalFolder, find_checkpoints
 from p2p.evaluate.remote import RemoteFolder
-from p2p.evaluate.validate import RESULTS_NAME, Options, Validator, data_of_recipe
+from p2p.evaluate.validate import RESULTS_NAME, Options, Results, Validator, data_of_recipe
 from p2p.model import load_policy
 from p2p.recipe import DataConfig, Recipe, save_recipe
 from tests.s3 import S3Server
@@ -23,6 +25,36 @@ def test_a_recipe_that_names_no_data_is_refused(tmp_path: Path, content: str) ->
     (tmp_path / "recipe.yaml").write_text(content)
     with pytest.raises(ValueError, match=r"recipe\.yaml names no data\.val"):
         data_of_recipe(str(tmp_path))
+
+
+@pytest.mark.parametrize("line", ["7", "[" * 100_000, "{}", "{", "NaN"])
+def test_results_that_are_none_are_one_line(tmp_path: Path, line: str) -> None:
+    (tmp_path / RESULTS_NAME).write_text(line + "\n")
+    with pytest.raises(ValueError, match=r"validation\.jsonl, line 1.* repair or delete the file$"):
+        Results(tmp_path / RESULTS_NAME)
+
+
+@pytest.mark.parametrize(
+    "header", [b"[1]", b'{"a": 1}', b'{"a": {}}', b'{"a": {"data_offsets": [0, "x"]}}', b"[" * 100_000, None]
+)
+def test_weights_without_a_header_are_not_whole(tmp_path: Path, header: bytes | None) -> None:
+    (tmp_path / "config.yaml").touch()
+    weights = tmp_path / "model.safetensors"
+    if header is None:
+        weights.symlink_to("/dev/zero")
+    else:
+        weights.write_bytes(len(header).to_bytes(8, "little") + header)
+    assert Checkpoint(tmp_path, POLICY, None, "c").missing() == "model.safetensors has no whole header"
+
+
+def test_a_pipe_in_the_place_of_a_checkpoint_holds_nothing_up(tmp_path: Path) -> None:
+    (tmp_path / "model_config.yaml").touch()
+    os.mkfifo(tmp_path / "a.ckpt")
+    look = "import sys; from pathlib import Path; from p2p.evaluate.checkpoints import *; "
+    look += "print(Checkpoint(Path(sys.argv[1]), ORIGINAL, None, 'a').missing())"
+    command = [sys.executable, "-c", look, str(tmp_path / "a.ckpt")]
+    answer = subprocess.run(command, capture_output=True, check=True, timeout=60, text=True).stdout
+    assert answer == "it is not a whole zip file\n"
 
 
 def options(stream: Path, **changes: object) -> Options:

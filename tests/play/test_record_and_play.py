@@ -80,6 +80,7 @@ def test_what_is_recorded_is_reused(raw: Path, capsys: pytest.CaptureFixture[str
         (["--hours", "nan"], "--hours nan"),
         (["--hours", "-1"], "--hours -1"),
         (["--episodes", "1", "--disturbance", "2"], "--disturbance 2"),
+        (["--window", "--hours", "1", "--text", "\udcff"], "an instruction is '\\udcff', which is not valid UTF-8"),
     ],
 )
 def test_a_recorder_s_bad_arguments_are_one_line(
@@ -91,6 +92,22 @@ def test_a_recorder_s_bad_arguments_are_one_line(
     assert error.startswith("p2p: error: ")
     assert message in error
     assert sorted(os.listdir(raw)) == before
+
+
+@pytest.mark.parametrize("content", [b"[1]", b"5", b"[" * 100_000, b"\xff", None])
+def test_settings_that_are_none_are_one_line(
+    tmp_path: Path, content: bytes | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = tmp_path / "record.json"
+    if content is None:
+        settings.mkdir()  # stands for whatever is no file; a pipe would hold a broken reader up for ever
+    else:
+        settings.write_bytes(content)
+    assert main(["record", "--game", BASIC, "--out", str(tmp_path), "--episodes", "1"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"p2p: error: {settings}")
+    assert error.count("\n") == 1
+    assert os.listdir(tmp_path) == ["record.json"]
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
