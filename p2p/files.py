@@ -103,6 +103,15 @@ def new_folder(path: Path | str) -> Iterator[Path]:
     sync(path.parent)
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder with what is in it, as far as that can be; a link, or anything else of that name, stays.
+
+    shutil.rmtree opens what it is given: a pipe would hold it for ever.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def sync(path: Path) -> None:
     """Have a file or the entries of a folder on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

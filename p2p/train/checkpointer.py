@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from composer.loggers import Logger
 from composer.utils import dist
 
 from p2p.config import load_policy_config
+from p2p.files import remove_folder
 from p2p.manifest import MANIFEST, read_manifest
 from p2p.object_storage import ObjectFolder
 from p2p.recipe import Recipe, load_recipe
@@ -78,7 +78,7 @@ class Checkpointer(Callback):
             first_does(lambda: publish(self.folder, self.recipe.policy, facts, records, keep))
         finally:
             if dist.get_global_rank() == 0:
-                shutil.rmtree(self.folder / WRITING, ignore_errors=True)
+                remove_folder(self.folder / WRITING)
         if self.uploader is not None:
             self.uploader.submit(step)
 

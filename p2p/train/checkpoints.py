@@ -10,14 +10,13 @@ from __future__ import annotations
 import logging
 import os
 import re
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from p2p import gate
 from p2p.config import PolicyConfig, save_policy_config
-from p2p.files import sync, temporary_path, write_file
+from p2p.files import remove_folder, sync, temporary_path, write_file
 from p2p.manifest import MANIFEST, FileRecord, Manifest, describe, read_manifest, verify
 from p2p.train.layout import METADATA, Layout, needed_bytes, read_layout
 
@@ -126,7 +125,7 @@ def begin(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     scratch = folder / WRITING
     for path in (scratch, *folder.glob(".*.partial")):
-        shutil.rmtree(path, ignore_errors=True)
+        remove_folder(path)
     scratch.mkdir()
     return scratch
 
@@ -162,10 +161,10 @@ def _replace(source: Path, target: Path) -> None:
         os.rename(target, aside)
     os.rename(source, target)
     sync(target.parent)
-    shutil.rmtree(aside, ignore_errors=True)
+    remove_folder(aside)
 
 
 def prune(folder: Path, keep: int) -> None:
     """Delete all but the newest `keep` checkpoints of a local folder."""
     for step in local_steps(folder)[keep:]:
-        shutil.rmtree(folder / step_name(step), ignore_errors=True)
+        remove_folder(folder / step_name(step))

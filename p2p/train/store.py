@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import logging
 import queue
-import shutil
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 
 from p2p import gate
-from p2p.files import new_folder, write_file
+from p2p.files import new_folder, remove_folder, write_file
 from p2p.manifest import MANIFEST, MAX_BYTES, Manifest, decode_manifest
 from p2p.object_storage import ObjectFolder, StoredObject
 from p2p.train.checkpoints import (
@@ -152,7 +151,7 @@ class Uploader:
             self.store.upload(path, f"{step_name(step)}/{path.name}")
         for older in local_steps(self.folder):
             if older < step:
-                shutil.rmtree(self.folder / step_name(older), ignore_errors=True)
+                remove_folder(self.folder / step_name(older))
         names = list(self.store.list())
         stored = steps_in(sorted({name.split("/")[0] for name in names}))
         kept = [s for s in stored if s <= step][: self.keep]

@@ -17,7 +17,7 @@ from p2p.files import InUse
 from p2p.gate import Refused
 from p2p.model.policy import Policy
 from p2p.recipe import CorruptionConfig, Recipe, ScheduleConfig, save_recipe
-from p2p.train.checkpoints import newest_local, prune
+from p2p.train.checkpoints import begin, newest_local, prune
 from p2p.train.corruption import corrupt_history
 from p2p.train.metrics_file import MetricsFile
 from p2p.train.optim import lr_factor
@@ -201,6 +201,21 @@ def test_folders_without_a_whole_checkpoint_are_passed_over(tmp_path: Path) -> N
     assert newest_local(tmp_path) is None
     prune(tmp_path, keep=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "step-00000005"]
+
+
+def test_pipes_and_links_with_the_names_of_checkpoints_hold_nobody_and_lead_nowhere(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "checkpoints", tmp_path / "elsewhere"
+    for path in (folder, elsewhere):
+        path.mkdir()
+    (elsewhere / "precious").touch()
+    for name in ("step-00000001", "step-00000003", ".writing.0123456789abcdef.partial"):
+        os.mkfifo(folder / name)
+    (folder / "step-00000002").symlink_to(elsewhere)
+    assert newest_local(folder) is None
+    write_checkpoint(folder, 4, keep=1)
+    begin(folder)
+    assert newest_local(folder) == 4
+    assert (elsewhere / "precious").exists()
 
 
 def test_a_run_that_goes_on_from_an_earlier_checkpoint_keeps_what_it_writes_and_sets_the_later_ones_aside(
