@@ -51,6 +51,7 @@ def extract(
     ids = np.zeros((num_frames, MAX_KEYS + MAX_BUTTONS), np.uint8)
     mouse_px = np.zeros((num_frames, 2), np.int32)
     taken = np.full(num_frames, UNKNOWN, np.uint8)
+    whose: list[int] = []
     seen: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[list[int], Counter[str]]] = {}
     foreign: Counter[str] = Counter()
     rows: list[int] = []
@@ -62,17 +63,18 @@ def extract(
             if len(texts) + len(frame.frame_text_annotation) > MAX_TEXTS:
                 raise Rejected("too much text", f"{where}: more than {MAX_TEXTS} instructions, at annotation {row + 1}")
             texts += [_text(text, row, counts) for text in frame.frame_text_annotation]
-        # Each access makes an object, and this loop is most of what a conversion costs beside reading.
+        # Each access makes an object, and this loop is most of what a conversion costs beside reading. A repeated
+        # field is copied by its slice in half the time that walking over it takes.
         action = frame.system_action
         if action.is_known:
-            taken[row] = SYSTEM
+            whose.append(SYSTEM)
         else:
             action = frame.user_action
             if not action.is_known:
                 continue
-            taken[row] = USER
+            whose.append(USER)
         mouse = action.mouse
-        names = tuple(action.keyboard.keys), tuple(mouse.buttons_down)
+        names = tuple(action.keyboard.keys[:]), tuple(mouse.buttons_down[:])
         known = seen.get(names)
         if known is None:
             known = seen[names] = _encode_names(*names)
@@ -84,6 +86,7 @@ def extract(
         motion += (delta.x, delta.y)
     if rows:
         ids[rows] = row_ids
+        taken[rows] = whose
         mouse_px[rows] = np.array(motion, np.int32).reshape(-1, 2)
     for name, count in foreign.most_common(_MAX_FOREIGN_NAMES):
         counts[gate.shown(name, quote=False)] += count

@@ -71,7 +71,7 @@ def transcode(
         Rejected: when the video does not decode, or its times are no recording's.
     """
     shown = _video_times(video, budget)
-    if not rate_problem(shown):
+    if not rate_problem(len(shown), float(np.ptp(shown)) if len(shown) else 0.0):
         return _encode(_resized(video, np.arange(len(shown)), budget), encoding), annotation
     chosen = resample(_checked(_frame_times(shown, annotation), budget.where))
     return _encode(_resized(video, chosen, budget), encoding), merge_annotations(annotation, chosen)

@@ -361,4 +361,5 @@ def _check_text(given: Text, end: int, where: str) -> None:
         text(tokenizer, f"{where}: tokenizer", c.MAX_TEXT_CHARACTERS)
         if values.ndim > _MAX_DIMENSIONS:
             raise Refused(f"{where}: an embedding of {values.ndim} dimensions; at most {_MAX_DIMENSIONS} are taken")
-        finite(values, f"{where}: the {shown(tokenizer)} embedding")
+        if not np.isfinite(values).all():  # asked first, for naming a tokenizer in words takes longer
+            finite(values, f"{where}: the {shown(tokenizer)} embedding")

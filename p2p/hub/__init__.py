@@ -6,7 +6,6 @@ import argparse
 import logging
 from pathlib import Path, PurePosixPath
 
-from p2p.hub.dataset import Selection, download_archives, download_toy
 from p2p.hub.transfer import Downloads, Repository
 
 logger = logging.getLogger(__name__)
@@ -48,6 +47,8 @@ def _run_model(args: argparse.Namespace) -> int:
 
 
 def _run_data(args: argparse.Namespace) -> int:
+    from p2p.hub.dataset import Selection, download_archives, download_toy
+
     whole_range = args.start is None and args.end is None
     if args.toy and not (whole_range and args.game is None and not args.archives):
         raise ValueError("--toy is a set of its own; leave --start, --end, --game and --archives out")
