@@ -10,12 +10,13 @@ Rotations are taken at absolute positions in float64, so a session never runs ou
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from p2p.model.layers import Layer, rotation
+from p2p.model.layers import KeyValues, rotation
 from p2p.model.mask import Kind, TokenLayout, visible
 from p2p.model.policy import Policy
 
@@ -93,24 +94,16 @@ class Cache:
         config = policy.config
         weight = policy.out_token
         self.num_steps = 0
-        self.num_sinks = config.num_sink_tokens
         histories = [min(history, config.num_timesteps - 1) for history in config.histories]
         self.rings = {
-            history: Ring(RingLayout(policy.layout, self.num_sinks, history + 2), history, weight.device)
+            history: Ring(RingLayout(policy.layout, config.num_sink_tokens, history + 2), history, weight.device)
             for history in sorted(set(histories))
         }
         self.ring_of_layer = [self.rings[history] for history in histories]
-        self.keys, self.values = [], []
-        for layer, ring in zip(policy.layers, self.ring_of_layer, strict=True):
-            assert isinstance(layer, Layer)
-            shape = (batch_size, config.num_heads, ring.layout.num_rows, policy.head_dim)
-            k, v = (torch.zeros(shape, dtype=weight.dtype, device=weight.device) for _ in range(2))
-            if self.num_sinks:
-                with torch.no_grad():
-                    k[:, :, : self.num_sinks] = layer.attention.k_sinks
-                    v[:, :, : self.num_sinks] = layer.attention.v_sinks
-            self.keys.append(k)
-            self.values.append(v)
+        self.layers = [
+            KeyValues(layer, batch_size, ring.layout.num_rows)
+            for layer, ring in zip(policy.layers, self.ring_of_layer, strict=True)
+        ]
 
     def reset(self) -> None:
         """Forget everything; the buffers stay."""
@@ -156,26 +149,13 @@ def run_tokens(
         rows = ring.write(step, offset)
         num_rows = ring.layout.num_rows if num_filled is None else ring.layout.filled_rows(num_filled)
         prepared[ring.history] = (rows, num_rows, ring.mask(step, kind, num_rows))
-    num_out = 1 if has_out else 0
-    last_layer = len(policy.layers) - 1
-    for i, layer in enumerate(policy.layers):
-        assert isinstance(layer, Layer)
-        rows, num_rows, mask = prepared[cache.ring_of_layer[i].history]
-        normed = layer.attention_norm(x)
-        if i < last_layer:
-            q, k, v = layer.attention.project(normed, table)
-        else:  # of the last layer only the out token is read
-            first = x.shape[1] - num_out
-            x, mask = x[:, first:], mask[first:]
-            table_q = (table[0][first:], table[1][first:])
-            q, k, v = layer.attention.project_apart(normed[:, first:], table_q, normed, table)
-        keys, values = cache.keys[i], cache.values[i]
-        keys.index_copy_(2, rows, k)
-        values.index_copy_(2, rows, v)
-        if x.shape[1] == 0:
-            return x
-        attended = F.scaled_dot_product_attention(q, keys[:, :, :num_rows], values[:, :, :num_rows], attn_mask=mask)
-        x = layer.feed_forward(x + layer.attention.output(attended))
+    out = slice(x.shape[1] - has_out, None)  # of the last layer only the out token is read
+    for i, (layer, ring) in enumerate(zip(policy.layers, cache.ring_of_layer, strict=True)):
+        rows, num_rows, mask = prepared[ring.history]
+        last = i == len(cache.layers) - 1
+        attend = partial(F.scaled_dot_product_attention, attn_mask=mask[out] if last else mask)
+        keep = partial(cache.layers[i].put, rows, num_rows)
+        x = layer(x, table, attend, rows=out if last else None, keep=keep)
     return x
 
 

@@ -9,13 +9,14 @@ first difference. The result is that of sampling one by one (Leviathan et al. 20
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from p2p.config import SamplingConfig
-from p2p.model.layers import Layer, rotation
+from p2p.model.layers import KeyValues, rotation
 from p2p.model.policy import DECODER_NUM_SINKS, Policy, causal_mask
 from p2p.model.sampling import sample_from_logits
 
@@ -41,16 +42,9 @@ class DecoderRunner:
         self.num_choices = torch.tensor(space.num_choices, device=weight.device)
         self.table = rotation(torch.arange(self.num_slots, device=weight.device), self.decoder.head_dim)
         self.mask = causal_mask(self.num_slots, weight.device)
-        shape = (batch_size, config.decoder_num_heads, DECODER_NUM_SINKS + self.num_slots, self.decoder.head_dim)
-        self.keys, self.values = [], []
-        for layer in self.decoder.layers:
-            assert isinstance(layer, Layer)
-            k, v = (torch.zeros(shape, dtype=weight.dtype, device=weight.device) for _ in range(2))
-            with torch.no_grad():
-                k[:, :, :DECODER_NUM_SINKS] = layer.attention.k_sinks
-                v[:, :, :DECODER_NUM_SINKS] = layer.attention.v_sinks
-            self.keys.append(k)
-            self.values.append(v)
+        num_rows = DECODER_NUM_SINKS + self.num_slots
+        self.rows = torch.arange(DECODER_NUM_SINKS, num_rows, device=weight.device)
+        self.caches = [KeyValues(layer, batch_size, num_rows) for layer in self.decoder.layers]
 
     @torch.inference_mode()
     def decode(self, y_out: Tensor, uniforms: Tensor, sampling: SamplingConfig, guess: Tensor | None = None) -> Decoded:
@@ -102,16 +96,9 @@ class DecoderRunner:
         x = self._inputs(y_out, ids, first, last)
         table = (self.table[0][first:last], self.table[1][first:last])
         end = DECODER_NUM_SINKS + last
-        mask = self.mask[first:last, :end]
-        for i, layer in enumerate(self.decoder.layers):
-            assert isinstance(layer, Layer)
-            q, k, v = layer.attention.project(layer.attention_norm(x), table)
-            self.keys[i][:, :, DECODER_NUM_SINKS + first : end] = k
-            self.values[i][:, :, DECODER_NUM_SINKS + first : end] = v
-            attended = F.scaled_dot_product_attention(
-                q, self.keys[i][:, :, :end], self.values[i][:, :, :end], attn_mask=mask
-            )
-            x = layer.feed_forward(x + layer.attention.output(attended))
+        attend = partial(F.scaled_dot_product_attention, attn_mask=self.mask[first:last, :end])
+        for layer, cache in zip(self.decoder.layers, self.caches, strict=True):
+            x = layer(x, table, attend, keep=partial(cache.put, self.rows[first:last], end))
         return x
 
     def _inputs(self, y_out: Tensor, ids: Tensor, first: int, last: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from p2p.model.attention import Attend
 
 Rotation = tuple[Tensor, Tensor]  # cosine and sine, each float32 [L, K/2]
+Keep = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 NORM_EPS = 1e-5
 ROPE_BASE = 10000.0
@@ -53,10 +56,7 @@ def rotate(x: Tensor, table: Rotation) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention with norms on queries and keys, rotation, and learned sinks.
-
-    `project` and `output` are separate so that a cache can stand between them.
-    """
+    """Multi-head attention with norms on queries and keys, rotation, and learned sinks."""
 
     def __init__(self, dim: int, num_heads: int, num_sinks: int, dropout: float):
         super().__init__()
@@ -126,11 +126,14 @@ class Layer(nn.Module):
         self.ffn = FeedForward(dim, hidden_dim)
         self.attention_norm, self.ffn_norm = RMSNorm(dim), RMSNorm(dim)
 
-    def forward(self, x: Tensor, table: Rotation, attend: Attend, rows: Tensor | slice | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, table: Rotation, attend: Attend, rows: slice | None = None, keep: Keep | None = None
+    ) -> Tensor:
         """x [B, L, D] -> [B, L, D], or only the outputs of `rows` of L.
 
         `attend(q, k, v)` gets heads-first tensors and decides what is visible; with `rows` the keys and
-        values are still those of all tokens, everything else is computed for these rows alone.
+        values are still those of all tokens, everything else is computed for these rows alone. `keep(k, v)` adds
+        them to a cache and gives what it holds, the sinks first (`KeyValues.put`); without it the past is empty.
         """
         normed = self.attention_norm(x)
         if rows is None:
@@ -139,9 +142,27 @@ class Layer(nn.Module):
             table_rows = (table[0][rows], table[1][rows])
             q, k, v = self.attention.project_apart(normed[:, rows], table_rows, normed, table)
             x = x[:, rows]
-        x = x + self.attention.output(attend(q, *self.attention.with_sinks(k, v)))
-        return self.feed_forward(x)
-
-    def feed_forward(self, x: Tensor) -> Tensor:
+        k, v = self.attention.with_sinks(k, v) if keep is None else keep(k, v)
+        x = x + self.attention.output(attend(q, k, v))
         y: Tensor = x + self.ffn(self.ffn_norm(x))
         return y
+
+
+class KeyValues:
+    """The cache of one layer: keys and values [B, H, rows, K], the sinks first; allocated once, written in place."""
+
+    def __init__(self, layer: nn.Module, batch_size: int, num_rows: int):
+        assert isinstance(layer, Layer)  # a ModuleList does not say so
+        attention, weight = layer.attention, layer.attention.qkv.weight
+        shape = (batch_size, attention.num_heads, num_rows, weight.shape[1] // attention.num_heads)
+        self.keys, self.values = (torch.zeros(shape, dtype=weight.dtype, device=weight.device) for _ in range(2))
+        if attention.num_sinks:
+            with torch.no_grad():
+                self.keys[:, :, : attention.num_sinks] = attention.k_sinks
+                self.values[:, :, : attention.num_sinks] = attention.v_sinks
+
+    def put(self, rows: Tensor, num_read: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write k, v [B, H, n, K] into the rows int64 [n]; returns the first `num_read` rows of all."""
+        self.keys.index_copy_(2, rows, k)
+        self.values.index_copy_(2, rows, v)
+        return self.keys[:, :, :num_read], self.values[:, :, :num_read]

@@ -61,8 +61,9 @@ def fill(cache_owner: OriginalProcedure | Player, policy: Policy) -> None:
             index = torch.arange(s)
             for ring in cache.rings.values():
                 ring.write(torch.full_like(index, step), index)
-        for tensor in (*cache.keys, *cache.values):
-            tensor.normal_()
+        for layer in cache.layers:
+            layer.keys.normal_()
+            layer.values.normal_()
         cache.num_steps = window + 1
         return
     shape = (1, policy.config.num_heads, (window - 1) * s, policy.head_dim)

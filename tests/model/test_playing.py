@@ -166,6 +166,6 @@ def assert_cache(player: Player, rollout: dict[str, Tensor]) -> None:
         for step in range(10 - num_kept + 1, 10):  # the window without the step that has left it
             rows = ring.layout.row(torch.tensor(step), offsets)
             theirs = offsets + (step - (10 - num_kept)) * layout.tokens_per_timestep
-            for name, ours in (("k", player.cache.keys[i]), ("v", player.cache.values[i])):
+            for name, ours in (("k", player.cache.layers[i].keys), ("v", player.cache.layers[i].values)):
                 expected = rollout[f"final_{name}_cache.{i}"][:, :, theirs]
                 torch.testing.assert_close(ours[:, :, rows], expected, atol=1e-4, rtol=0)
