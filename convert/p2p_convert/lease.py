@@ -53,13 +53,13 @@ class Lease:
         objects = ObjectFolder(self._url, patience_s=patience_s)
         with self._lock:
             for _ in range(2):  # the second time after a write of ours whose answer was lost
-                if self._lost or not (version := self._version(objects)):
+                if self._lost or not (version := held(objects, self.token)):
                     break
                 self._num_renewals += 1
                 with contextlib.suppress(FileNotFoundError):
                     if objects.replace(LOCK, self._content(), version.etag):
                         return
-            if not self._lost and self._version(objects):
+            if not self._lost and held(objects, self.token):
                 return
             self._lost = self._lost or "it was broken, or had run out and was taken over"
         raise LeaseLost(
@@ -90,14 +90,14 @@ class Lease:
                     break
                 with contextlib.suppress(FileNotFoundError):
                     objects.replace(LOCK, self._content(), found.etag)
-            if self._version(objects):
+            if held(objects, self.token):
                 return
         raise InUse(f"{self._url}: another conversion{whose} is writing to it; {ELSEWHERE}")
 
     def give_back(self, patience_s: float = PATIENCE_S) -> None:
         """Remove the object if it is ours still."""
         objects = ObjectFolder(self._url, patience_s=patience_s)
-        version = self._version(objects)
+        version = held(objects, self.token)
         if version:
             with contextlib.suppress(FileNotFoundError):
                 objects.delete_version(LOCK, version.etag)
@@ -134,26 +134,19 @@ class Lease:
         left_s = max(0.0, EXPIRED_S - found.age_s)
         return f" (on {gate.shown(host)}, last heard of {found.age_s:.0f} s ago, given up in {left_s:.0f} s; {_BREAK})"
 
-    def _version(self, objects: ObjectFolder) -> Version | None:
-        """The object, when it is ours."""
-        try:
-            found = objects.look(LOCK, _MAX_BYTES)
-        except FileNotFoundError:
-            return None
-        return found if is_of(found, self.token) else None
-
     def _content(self) -> bytes:
         facts = {"token": self.token, "host": socket.gethostname(), "renewals": self._num_renewals}
         return json.dumps({**facts, "pid": os.getpid()}).encode()
 
 
-def is_of(found: Version, token: str) -> bool:
-    """Whether a lock object is that of the lease of this name."""
+def held(objects: ObjectFolder, token: str) -> Version | None:
+    """The lock object of a prefix, when it is that of the lease of this name."""
     try:
+        found = objects.look(LOCK, _MAX_BYTES)
         content = gate.parse_json(found.content, LOCK)
-    except gate.Refused:
-        return False
-    return isinstance(content, dict) and content.get("token") == token
+    except (FileNotFoundError, gate.Refused):
+        return None
+    return found if isinstance(content, dict) and content.get("token") == token else None
 
 
 @contextlib.contextmanager

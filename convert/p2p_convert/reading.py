@@ -30,7 +30,7 @@ def stream_names(store: Store) -> list[str]:
         ValueError: when there is none.
     """
     streams = [
-        name.removesuffix(INDEX_FILE).rstrip("/") for name in store.names() if name.rpartition("/")[2] == INDEX_FILE
+        name.removesuffix(INDEX_FILE).rstrip("/") for name in store.sizes() if name.rpartition("/")[2] == INDEX_FILE
     ]
     if not streams:
         raise ValueError(f"{store.address}: no index.json below it; expected the OUT of a p2p-convert that has ended")

@@ -76,10 +76,7 @@ def finish(plan: Plan, store: Store, max_rejected: float) -> Summary:
     """
     shards: dict[str, list[dict[str, Any]]] = {}
     recordings: dict[str, list[RecordingEntry]] = {}
-    rejected = [
-        {"recording": name, "where": where, "reason": "duplicate id", "message": "another folder has this name"}
-        for name, where in plan.duplicates
-    ]
+    rejected = [_duplicate(name, where, "another folder has this name") for name, where in plan.duplicates]
     counts: Counter[str] = Counter()
     stats: Stats = {}
     sizes = store.sizes()
@@ -124,9 +121,13 @@ def _drop_duplicates(recordings: dict[str, list[RecordingEntry]]) -> list[dict[s
                 seen.add(entry.id)
                 continue
             message = f"{entry.id} came before, from another archive or folder"
-            verdicts.append({"recording": entry.id, "where": stream, "reason": "duplicate id", "message": message})
+            verdicts.append(_duplicate(entry.id, stream, message))
         recordings[stream] = kept
     return verdicts
+
+
+def _duplicate(recording: str, where: str, message: str) -> dict[str, str]:
+    return {"recording": recording, "where": where, "reason": "duplicate id", "message": message}
 
 
 def _entry(values: Mapping[str, Any], first_sample: int) -> RecordingEntry:

@@ -15,10 +15,9 @@ from p2p import gate
 from p2p.files import is_temporary, take, write_file
 from p2p.object_storage import ObjectFolder
 from p2p_convert.files import explained
-from p2p_convert.lease import ELSEWHERE, LOCK, LeaseLost, is_of, leased
+from p2p_convert.lease import ELSEWHERE, LOCK, LeaseLost, held, leased
 
 _MAX_BYTES = 1 << 32  # of a shard, the largest file
-_MAX_LOCK_BYTES = 4096
 
 
 class Hold(Protocol):
@@ -43,9 +42,6 @@ class Store(Protocol):
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """{name: bytes} of the files whose name begins so, in order."""
-
-    def names(self, prefix: str = "") -> list[str]:
-        """Their names alone."""
 
     def delete(self, names: Sequence[str]) -> None:
         """Remove files."""
@@ -85,9 +81,6 @@ class FolderStore:
             if name.startswith(prefix) and not path.name.startswith(".") and path.is_file():
                 found[name] = path.stat().st_size
         return dict(sorted(found.items()))
-
-    def names(self, prefix: str = "") -> list[str]:
-        return list(self.sizes(prefix))
 
     def delete(self, names: Sequence[str]) -> None:
         for name in names:
@@ -140,9 +133,6 @@ class S3Store:
     def sizes(self, prefix: str = "") -> dict[str, int]:
         return {name: each.num_bytes for name, each in self._objects.list(prefix).items()}
 
-    def names(self, prefix: str = "") -> list[str]:
-        return list(self._objects.list(prefix))
-
     def delete(self, names: Sequence[str]) -> None:
         self._objects.delete(names)
 
@@ -150,9 +140,5 @@ class S3Store:
         return leased(self.address, break_lock)
 
     def check(self, token: str) -> None:
-        try:
-            is_held = not token or is_of(self._objects.look(LOCK, _MAX_LOCK_BYTES), token)
-        except FileNotFoundError:
-            is_held = False
-        if not is_held:
+        if token and not held(self._objects, token):
             raise LeaseLost(f"{self.address}: another conversion took it over; nothing more of this one is written")

@@ -103,7 +103,7 @@ def test_a_lock_that_is_none_is_named_and_can_be_broken(
     assert "--break-lock" in error
     assert error.count("\n") == 1
     assert main([str(raw), address, "--break-lock"]) == 0
-    assert LOCK not in open_store(address).names()
+    assert LOCK not in open_store(address).sizes()
 
 
 def test_who_lost_the_lease_writes_no_report_and_no_index_and_leaves_the_new_owner_his_lock(
@@ -114,7 +114,7 @@ def test_who_lost_the_lease_writes_no_report_and_no_index_and_leaves_the_new_own
 
     with pytest.raises(LeaseLost, match="nothing more"):
         convert([raw], address, Options(val_fraction=0), progress=rob)
-    names = open_store(address).names()
+    names = open_store(address).sizes()
     assert [name for name in names if name.endswith("index.json")] == []
     assert len([name for name in names if "/task-" in name]) == 1
     assert b"robber" in ObjectFolder(address).read(LOCK, 1000)
@@ -143,7 +143,7 @@ def test_who_was_stopped_until_another_took_over_replaces_no_shard_of_his(raw: P
     leave_lock(address, token="the new owner's")
     with pytest.raises(LeaseLost):
         run_task(replace(task, lease="the old owner's"))
-    assert open_store(address).names() == [LOCK]
+    assert list(open_store(address).sizes()) == [LOCK]
 
 
 def test_a_renewal_is_a_new_version_and_makes_the_lease_young(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
