@@ -61,7 +61,8 @@ class OriginalProcedure:
             not_out = (torch.arange(k.shape[2] - s) % s != layout.out).expand(s, -1)
             mask = torch.cat([not_out, same_step], dim=1)
             attended = F.scaled_dot_product_attention(q, k, v.to(k.dtype), attn_mask=mask)
-            x = layer.feed_forward(x + layer.attention.output(attended))
+            x = x + layer.attention.output(attended)
+            x = x + layer.ffn(layer.ffn_norm(x))
             caches.append((k[:, :, -(window - 1) * s :], v[:, :, -(window - 1) * s :]))
         return x[:, layout.out], caches
 
@@ -81,7 +82,8 @@ class OriginalProcedure:
                 q, k, v = layer.attention.project(layer.attention_norm(x), table)
                 k, v = (torch.cat([old, new.to(old.dtype)], dim=2) for old, new in zip(caches[i], (k, v), strict=True))
                 caches[i] = (k, v)
-                x = layer.feed_forward(x + layer.attention.output(F.scaled_dot_product_attention(q, k, v)))
+                x = x + layer.attention.output(F.scaled_dot_product_attention(q, k, v))
+                x = x + layer.ffn(layer.ffn_norm(x))
             if position < ids.shape[1]:  # the ninth output is computed and thrown away
                 head = policy.config.action_space.slot_heads[position]
                 logits = policy.heads.of_head(x[:, 0], head).float()
