@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,5 +119,14 @@ def _loader(recipe: Recipe, dataset: GameplayDataset, batch_size: int, drop_last
         num_workers=num_workers,
         prefetch_factor=recipe.data.prefetch_factor if num_workers else None,
         persistent_workers=num_workers > 0,
+        worker_init_fn=leave_interrupts if num_workers else None,
         drop_last=drop_last,
     )
+
+
+def leave_interrupts(worker: int) -> None:
+    """In a worker: Ctrl-C reaches the whole group, but it is for the process that trains, which ends its workers.
+
+    A worker that ended by itself would look like one that died of a fault.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,10 +1,13 @@
-"""A training process keeps the memory that it frees."""
+"""A training process keeps the memory that it frees; Ctrl-C is for it and not for its loader's workers."""
 
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+
+from torch.utils.data import DataLoader, Dataset
 
 CODE = """
 import json, sys
@@ -35,3 +38,19 @@ def test_freed_memory_stays_with_a_process_that_asked_to_keep_it() -> None:
     kept, taken_mb, left_mb = run("keep")
     assert kept
     assert left_mb > 150
+
+
+class Disposition(Dataset[bool]):
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> bool:
+        return signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_a_worker_of_the_loader_leaves_ctrl_c_to_the_process_that_trains() -> None:
+    from p2p.train.loaders import leave_interrupts
+
+    loader = DataLoader(Disposition(), batch_size=1, num_workers=1, worker_init_fn=leave_interrupts)
+    assert [bool(ignored) for ignored in loader] == [True, True]
+    assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
