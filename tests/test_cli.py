@@ -218,3 +218,14 @@ def test_doctor_ends_with_1_when_the_core_is_not_whole() -> None:
     result = run_without("safetensors", "doctor")
     assert result.returncode == 1
     assert "missing: safetensors (weights)" in result.stdout
+
+
+def test_one_process_on_a_cpu_trains_without_the_launcher_and_several_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr("os.execve", lambda program, command, environment: started.append(command))
+    for options in ([], ["-n", "1"], ["-n", "2"]):
+        main(["train", *options, "doom-tiny", "data.train=x"])
+    assert ["composer.cli" in command for command in started] == [False, False, True]
+    assert all(command[-4:] == ["-m", "p2p.train", "doom-tiny", "data.train=x"] for command in started)

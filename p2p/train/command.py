@@ -1,4 +1,4 @@
-"""`p2p train [-n PROCESSES] RECIPE [key=value ...]`: Composer starts the processes of a training run."""
+"""`p2p train [-n PROCESSES] RECIPE [key=value ...]`: one process itself, several by way of Composer's launcher."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> NoReturn:
-    """Becomes Composer's launcher: signals and the exit status are those of the training itself.
+    """Becomes the training, or Composer's launcher: signals and the exit status are those of the training itself.
+
+    The launcher ends with a traceback on Ctrl-C, so one process on a CPU does without.
 
     Raises:
         ValueError: when the recipe or an override does not read; said here at once, not by every process.
@@ -37,9 +39,17 @@ def run(args: argparse.Namespace) -> NoReturn:
     load_recipe(args.recipe, args.overrides)
     if importlib.util.find_spec("composer") is None:
         raise ModuleNotFoundError("no module named 'composer'", name="composer")
-    command = [sys.executable, "-m", "composer.cli"]
+    launcher = ["-m", "composer.cli"]
     if args.processes is not None:
-        command += ["-n", str(gate.whole_number(args.processes, "-n", 1, MAX_PROCESSES))]
-    command += ["-m", "p2p.train", args.recipe, *args.overrides]
+        launcher += ["-n", str(gate.whole_number(args.processes, "-n", 1, MAX_PROCESSES))]
+    if args.processes in (None, 1) and "WORLD_SIZE" not in os.environ and not _has_gpus():
+        launcher = []
+    command = [sys.executable, *launcher, "-m", "p2p.train", args.recipe, *args.overrides]
     # -m would look for modules in the current folder first, where anything may lie.
     os.execve(sys.executable, command, {**os.environ, "PYTHONSAFEPATH": "1"})
+
+
+def _has_gpus() -> bool:
+    import torch
+
+    return torch.cuda.device_count() > 0
