@@ -90,10 +90,11 @@ class FolderStore:
     def locked(self, break_lock: bool = False) -> Iterator[Hold]:
         """The lock goes with the process, so there is none to break. What a killed one had begun is removed."""
         path = self._root / LOCK
+        was_converted_into = path.exists()
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         with take(path, self.address, ELSEWHERE) as file:
-            for leftover in self._root.rglob(".*"):
+            for leftover in self._root.rglob(".*") if was_converted_into else ():  # elsewhere they are others' files
                 if is_temporary(leftover.name):
                     leftover.unlink(missing_ok=True)
             yield _FolderHold(path, os.fstat(file.fileno()).st_ino)

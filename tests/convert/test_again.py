@@ -156,3 +156,11 @@ def test_files_that_a_killed_conversion_had_begun_are_removed_and_others_are_not
     (out / "train" / ".mine.partial").write_bytes(b"x")
     convert([raw], out, OPTIONS)
     assert [path.name for path in (out / "train").glob(".*")] == [".mine.partial"]
+
+
+def test_in_a_folder_that_held_no_conversion_nothing_is_removed(raw: Path, tmp_path: Path) -> None:
+    anothers = tmp_path / "new" / ".policy.0123456789abcdef.partial"
+    anothers.parent.mkdir()
+    anothers.write_bytes(b"being written by another program")
+    convert([raw], anothers.parent, OPTIONS)
+    assert anothers.exists()
