@@ -34,6 +34,7 @@ from p2p.model.mask import TokenLayout
 from p2p.model.policy import Policy
 from p2p.train.flops import forward_flops, peak_flops
 from p2p.train.precision import Precision, precision_here
+from p2p.train.processor import keep_memory
 
 # dim, num_layers, chunks per GPU as in the recipes
 SIZES = {"150M": (1024, 10, 10), "300M": (1024, 20, 8), "600M": (2048, 9, 8), "1200M": (2048, 22, 5)}
@@ -192,8 +193,10 @@ def print_attention_counts() -> None:
 
 def bench_cpu(size: str, num_timesteps: int, wanted: str, rounds: int, updates: int) -> None:
     torch.set_num_threads(1)
+    keep_memory()  # as a training process does
     precision = precision_here(wanted)
-    print(f"\n{size}, one chunk of {num_timesteps} timesteps an update, one thread, {precision.said}; CPU seconds,")
+    print(f"\n{size}, one chunk of {num_timesteps} timesteps an update, one thread; CPU seconds,")
+    print(f"{precision.said},")
     print(f"medians of {rounds} pairs of runs of {updates} updates after the first, in turn\n")
     print("| | plain | ours | ratio |\n| --- | ---: | ---: | ---: |")
     bench_trainer(size, num_timesteps, wanted, rounds, updates)
