@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from p2p.cli import main
 from p2p.demo import DemoSettings, Stages, causality_facts, clear, run_folder_of, seeds_table, train_command, verdict
 from p2p.play.episodes import Episode
 from p2p.play.games import game_info
@@ -148,12 +147,3 @@ def test_the_causality_score_stands_in_the_report(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     path.write_text('{"causality": {"score": 396.3, "std": 16.2, "per_step": 1.238}}')
     assert causality_facts(path) == ["causality score: 396 ± 16, 1.24 nats a step (0: the picture changes nothing)"]
-
-
-def test_the_demo_outside_of_a_checkout_says_where_it_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(["demo"]) == 2
-    assert "folder of the checkout" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
