@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from p2p.actions import FRAME_RATE_HZ, Action
 from p2p.proto import video_inference_pb2 as messages
 
-DEFAULT_SOCKET = "/tmp/uds.recap"
 MAX_MESSAGE_BYTES = 32 * 2**20  # a longer one is believed to be a mistake
 MAX_FRAME_PIXELS = 1920 * 1200  # a larger frame is not worth its way: what the policy sees is 192 x 192
 _LENGTH = struct.Struct("<I")

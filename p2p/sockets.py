@@ -12,6 +12,7 @@ import socket
 import struct
 from pathlib import Path
 
+DEFAULT_SOCKET = "/tmp/uds.recap"  # where Recap looks for a server
 _CREDENTIALS = struct.Struct("iII")  # pid, uid, gid
 _ADVICE = "does a server run there? start one: p2p-serve --policy DIR"
 

@@ -86,14 +86,14 @@ def begin_worker(notes: str) -> None:
     """In each process of the pool: log as the command does, and note in this folder what is being converted."""
     log_to_stderr(logging.WARNING)
     keep_notes(notes)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A killed conversion must not go on in its workers: OUT then has another owner."""
     parent = multiprocessing.parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    """A killed conversion must not go on in its workers: OUT then has another owner."""
+    connection.wait([sentinel])
     os._exit(1)
 
 

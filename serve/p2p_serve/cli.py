@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from p2p import __version__
-from p2p.config import FRAME_SIZE
 from p2p.console import fail, log_to_stderr, note, say
-from p2p.protocol import DEFAULT_SOCKET
+from p2p.sockets import DEFAULT_SOCKET
 
 if TYPE_CHECKING:
     import torch
@@ -161,7 +160,7 @@ def _loadtest_parser() -> argparse.ArgumentParser:
     parser.add_argument("--tcp", metavar="HOST:PORT")
     parser.add_argument("--fps", type=float, default=20.0, help="frames a second (default: 20)")
     parser.add_argument("--seconds", type=float, default=60.0, help="for how long (default: 60)")
-    parser.add_argument("--size", type=_size, default=(FRAME_SIZE, FRAME_SIZE), metavar="WxH", help="default: 192x192")
+    parser.add_argument("--size", type=_size, metavar="WxH", help="default: 192x192, as a policy sees them")
     return parser
 
 
@@ -303,13 +302,14 @@ def _run_playback(args: argparse.Namespace) -> int:
 
 
 def _run_loadtest(args: argparse.Namespace) -> int:
+    from p2p.config import FRAME_SIZE
     from p2p.sockets import connect_tcp, connect_unix
     from p2p_serve.loadtest import run_load
 
     if not (0 < args.fps < math.inf and 0 < args.seconds < math.inf):
         raise ValueError(f"--fps {args.fps:g} --seconds {args.seconds:g}: both must be above 0, and not endless")
     with connect_tcp(args.tcp) if args.tcp else connect_unix(args.socket, any_user=args.any_user) as connection:
-        result = run_load(connection, args.fps, args.seconds, args.size)
+        result = run_load(connection, args.fps, args.seconds, args.size or (FRAME_SIZE, FRAME_SIZE))
     say(result.report())
     return 0 if len(result.round_trips_ms) else 1
 
