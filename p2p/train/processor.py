@@ -24,8 +24,8 @@ def share_cores() -> None:
 def keep_memory() -> bool:
     """Have the C library keep what is freed instead of giving it back; False where it cannot be asked (not glibc).
 
-    A step frees and takes gigabytes in large pieces. Each of them came fresh from the kernel, which clears it page by
-    page at the first touch: more than half of a small step's processor time (`tests/benchmarks/bench_step.py`).
+    A step frees and takes gigabytes in large pieces. Each of them would come fresh from the kernel, which clears it
+    page by page at the first touch.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -231,7 +231,8 @@ def test_a_run_that_goes_on_from_an_earlier_checkpoint_keeps_what_it_writes_and_
     assert newest_local(tmp_path) == 6
 
 
-def test_one_process_on_a_cpu_gathers_its_parameters_once_an_update() -> None:
+def test_one_process_on_a_cpu_gathers_its_parameters_once_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     from p2p.recipe import ParallelConfig
     from p2p.train.parallel import fsdp_config
 
