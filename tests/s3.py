@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,17 @@ class S3Server:
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+
+@contextlib.contextmanager
+def serving_bucket(folder: Path, bucket: str) -> Iterator[S3Server]:
+    """A server with one bucket, which ends with the block."""
+    server = S3Server(folder)
+    try:
+        server.make_bucket(bucket)
+        yield server
+    finally:
+        server.close()
 
 
 def _free_ports(count: int) -> list[int]:

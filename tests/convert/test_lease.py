@@ -23,17 +23,15 @@ from p2p_convert.run import convert
 from p2p_convert.storage import open_store
 from p2p_convert.work import run_task
 from tests.data.making import annotation, video_bytes, write_recording
-from tests.s3 import S3Server
+from tests.s3 import S3Server, serving_bucket
 
 BUCKET = "leases"
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    server = S3Server(tmp_path_factory.mktemp("s3"))
-    server.make_bucket(BUCKET)
-    yield server
-    server.close()
+    with serving_bucket(tmp_path_factory.mktemp("s3"), BUCKET) as server:
+        yield server
 
 
 @pytest.fixture

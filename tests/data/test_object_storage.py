@@ -21,7 +21,7 @@ from tests.data.conftest import open_dataset, read_all
 from tests.data.faulty_proxy import STALL, FaultyProxy
 from tests.data.making import annotation, digest, tree_digest, video_bytes, write_recording
 from tests.hostile_store import HostileStore, serve
-from tests.s3 import S3Server
+from tests.s3 import S3Server, serving_bucket
 
 OPTIONS = Options(val_fraction=0.2)
 BUCKET = "recordings"  # one for all tests: the server reserves space for each
@@ -29,10 +29,8 @@ BUCKET = "recordings"  # one for all tests: the server reserves space for each
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    server = S3Server(tmp_path_factory.mktemp("s3"))
-    server.make_bucket(BUCKET)
-    yield server
-    server.close()
+    with serving_bucket(tmp_path_factory.mktemp("s3"), BUCKET) as server:
+        yield server
 
 
 @pytest.fixture

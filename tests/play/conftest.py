@@ -1,8 +1,10 @@
-"""Servers to play against: the real p2p-serve without a model, and a socket that misbehaves on demand."""
+"""A display, and servers to play against: the real p2p-serve without a model, a socket that misbehaves on demand."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,6 +14,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from p2p.play.x11 import virtual_display
+
+
+@pytest.fixture(scope="module")
+def screen() -> Iterator[str]:
+    """The name of a virtual display."""
+    if shutil.which("Xvfb") is None:
+        message = "Xvfb is not installed (apt install xvfb)"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    with virtual_display() as name:
+        yield name
 
 
 @pytest.fixture

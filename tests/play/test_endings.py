@@ -21,7 +21,6 @@ from p2p.play import scratch
 from p2p.play.reaper import MARK_VARIABLE
 from p2p.play.scratch import SHARED_MEMORY, Scratch, sweep
 from p2p.play.stopping import stoppable
-from p2p.play.x11 import virtual_display
 from p2p.recording import VIDEO_FILE, RecordingWriter, read_annotation, read_frames
 
 PROGRAM = f"program:{sys.executable} {Path(__file__).with_name('window_program.py')}"
@@ -35,18 +34,6 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> bool
             return True
         time.sleep(0.01)
     return bool(condition())
-
-
-@pytest.fixture(scope="module")
-def screen() -> Iterator[str]:
-    """The name of a virtual display."""
-    if shutil.which("Xvfb") is None:
-        message = "Xvfb is not installed (apt install xvfb)"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    with virtual_display() as name:
-        yield name
 
 
 class Command:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,24 +20,12 @@ from p2p.play.person import Controls, PersonWatch
 from p2p.play.reaper import MARK_VARIABLE
 from p2p.play.record_person import record_person
 from p2p.play.window import WindowSettings, look, open_window, play_in_window
-from p2p.play.x11 import Eyes, Hands, find_window, focus, open_display, virtual_display
+from p2p.play.x11 import Eyes, Hands, find_window, focus, open_display
 from p2p.recording import VIDEO_FILE, read_annotation, read_frames, text_spans
 from p2p.text import Instruction
 
 PROGRAM = Path(__file__).with_name("window_program.py")
 RED, GREEN = (255, 0, 0), (0, 255, 0)
-
-
-@pytest.fixture(scope="module")
-def screen() -> Iterator[str]:
-    """The name of a virtual display."""
-    if shutil.which("Xvfb") is None:
-        message = "Xvfb is not installed (apt install xvfb)"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    with virtual_display() as name:
-        yield name
 
 
 @pytest.fixture

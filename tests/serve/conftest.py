@@ -10,7 +10,22 @@ from typing import Any
 
 import pytest
 
-from tests.serve.live import DEADLINE_S, TINY, Program, environment, wait_until
+from p2p.actions import Action
+from p2p_serve.players import EchoPlayer
+from tests.serve.live import DEADLINE_S, TINY, Program, environment, serving, wait_until
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a server of the test listens."""
+    return tmp_path / "s"
+
+
+@pytest.fixture
+def echo(path: Path) -> Iterator[Path]:
+    """A server in this process that answers every frame with one and the same action."""
+    with serving(path, [EchoPlayer(Action(("w",), ("0",), 3, -4))], message_timeout_s=2.0):
+        yield path
 
 
 @pytest.fixture

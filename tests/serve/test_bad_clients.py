@@ -7,7 +7,6 @@ import logging
 import resource
 import struct
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -35,20 +34,9 @@ NO_FRAME = {
 }
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "s"
-
-
 @pytest.fixture(autouse=True)
 def log_level(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-
-
-@pytest.fixture
-def echo(path: Path) -> Iterator[Path]:
-    with serving(path, [EchoPlayer(Action(("w",), ("0",), 3, -4))], message_timeout_s=2.0):
-        yield path
 
 
 @pytest.mark.parametrize("name", BEYOND_BELIEF)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import socket
 import struct
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -36,20 +35,9 @@ class FailingPlayer(EchoPlayer):
         return super().act(frame, marks)
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "s"
-
-
 @pytest.fixture(autouse=True)
 def log_level(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-
-
-@pytest.fixture
-def echo(path: Path) -> Iterator[Path]:
-    with serving(path, [EchoPlayer(Action(("w",), ("0",), 3, -4))], message_timeout_s=2.0):
-        yield path
 
 
 def greedy_session(folder: Path, **options: int) -> Session:

@@ -17,7 +17,7 @@ from p2p.train.store import Uploader, fetch_newest, newest_remote
 from p2p_convert.cli import main as p2p_convert
 from tests.data.faulty_proxy import FaultyProxy
 from tests.data.making import annotation, video_bytes, write_recording
-from tests.s3 import S3Server
+from tests.s3 import S3Server, serving_bucket
 from tests.train.making import DATA_FILE, Payload, write_checkpoint
 from tests.train.zygote import Zygote
 
@@ -29,10 +29,8 @@ CLOCKS = ("step_s", "wait_s", "frames_per_s", "tokens_per_s")
 
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    server = S3Server(tmp_path_factory.mktemp("s3"))
-    server.make_bucket(BUCKET)
-    yield server
-    server.close()
+    with serving_bucket(tmp_path_factory.mktemp("s3"), BUCKET) as server:
+        yield server
 
 
 @pytest.fixture
