@@ -59,7 +59,8 @@ def test_the_limits_of_the_page_are_the_servers() -> None:
 
 
 def typed_lines() -> list[str]:
-    lines = [line.strip() for document in DOCUMENTS for line in document.read_text().splitlines() if line[:4] == "    "]
+    """The commands of indented blocks, without the comment behind them; what is indented deeper is what they print."""
+    lines = [line[4:] for document in DOCUMENTS for line in document.read_text().splitlines() if line[:4] == "    "]
     return sorted({re.split(r"  +", line)[0] for line in lines if line.startswith("p2p-serve ")})
 
 
