@@ -18,7 +18,7 @@ from torch import Tensor
 
 from p2p.model.layers import KeyValues, rotation
 from p2p.model.mask import Kind, TokenLayout, visible
-from p2p.model.policy import Policy
+from p2p.model.network import Network
 
 NEVER = -(2**40)  # the timestep of a row that nobody has written
 
@@ -90,7 +90,7 @@ class Ring:
 class Cache:
     """Keys and values of one batch of players, and how many timesteps they have begun."""
 
-    def __init__(self, policy: Policy, batch_size: int = 1):
+    def __init__(self, policy: Network, batch_size: int = 1):
         config = policy.config
         weight = policy.out_token
         self.num_steps = 0
@@ -112,7 +112,7 @@ class Cache:
             ring.reset()
 
 
-def cache_bytes(policy: Policy) -> int:
+def cache_bytes(policy: Network) -> int:
     """Memory of one player's keys and values, which is nearly all that a session adds to its policy."""
     config = policy.config
     steps = sum(min(history, config.num_timesteps - 1) + 2 for history in config.histories)
@@ -126,7 +126,7 @@ def step_index(layout: TokenLayout, step: int, first: int, last: int, device: to
 
 
 def run_tokens(
-    policy: Policy, cache: Cache, x: Tensor, step: Tensor, offset: Tensor, has_out: bool, num_filled: int | None = None
+    policy: Network, cache: Cache, x: Tensor, step: Tensor, offset: Tensor, has_out: bool, num_filled: int | None = None
 ) -> Tensor:
     """Run tokens through the main transformer, with the cache before them, and add them to it.
 
@@ -166,7 +166,7 @@ class Player:
     after the answer is sent or, when it was left out, together with the next frame: the result is the same.
     """
 
-    def __init__(self, policy: Policy, batch_size: int = 1):
+    def __init__(self, policy: Network, batch_size: int = 1):
         self.policy = policy
         self.cache = Cache(policy, batch_size)
         self._pending: Tensor | None = None  # the action of the last timestep, not yet in the cache

@@ -15,7 +15,7 @@ from p2p.config import SamplingConfig
 from p2p.model.cache import NEVER, Cache, run_tokens
 from p2p.model.decode import DecoderRunner
 from p2p.model.engine import Engine, StepTiming
-from p2p.model.policy import Policy
+from p2p.model.network import Network
 
 WARMUP_STEPS = 3
 
@@ -26,7 +26,7 @@ class CapturedEngine(Engine):
     On a CPU the same computation runs without a graph, so that it can be tested there.
     """
 
-    def __init__(self, policy: Policy, sampling: SamplingConfig | None = None):
+    def __init__(self, policy: Network, sampling: SamplingConfig | None = None):
         super().__init__(policy, sampling)
         config, device = self.config, self.device
         pinned = device.type == "cuda"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from p2p.config import SamplingConfig
 from p2p.model.layers import KeyValues, rotation
-from p2p.model.policy import DECODER_NUM_SINKS, Policy, causal_mask
+from p2p.model.network import DECODER_NUM_SINKS, Network, causal_mask
 from p2p.model.sampling import sample_from_logits
 
 
@@ -33,7 +33,7 @@ class Decoded:
 class DecoderRunner:
     """Runs a policy's action decoder with a cache of its own; buffers are allocated once."""
 
-    def __init__(self, policy: Policy, batch_size: int = 1):
+    def __init__(self, policy: Network, batch_size: int = 1):
         self.policy, self.decoder = policy, policy.decoder
         config, weight = policy.config, policy.out_token
         self.num_slots = config.num_action_slots

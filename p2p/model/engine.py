@@ -19,7 +19,7 @@ from torch import Tensor
 from p2p.config import SamplingConfig
 from p2p.model.cache import Player
 from p2p.model.decode import DecoderRunner
-from p2p.model.policy import Policy
+from p2p.model.network import Network
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class StepTiming:
 class Engine(ABC):
     """Plays one session with a policy, which it puts into evaluation mode; `sampling` says how ids are drawn."""
 
-    def __init__(self, policy: Policy, sampling: SamplingConfig | None = None):
+    def __init__(self, policy: Network, sampling: SamplingConfig | None = None):
         self.policy = policy.eval()
         self.config, self.device = policy.config, policy.out_token.device
         self.sampling = sampling or policy.config.sampling
@@ -105,7 +105,7 @@ class StepEngine(Engine):
             The result is the same.
     """
 
-    def __init__(self, policy: Policy, sampling: SamplingConfig | None = None, guess_previous: bool = True):
+    def __init__(self, policy: Network, sampling: SamplingConfig | None = None, guess_previous: bool = True):
         super().__init__(policy, sampling)
         self.guess_previous = guess_previous
         self.last_y_out: Tensor | None = None

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from p2p.actions import HEADS, NUM_CHOICES, ActionSpace
-from p2p.model.policy import ActionLogits
+from p2p.model.network import ActionLogits
 
 IGNORED = -100
 Z_WEIGHT = 1e-4

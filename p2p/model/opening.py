@@ -46,7 +46,7 @@ def _download(name: str) -> tuple[Path, Path | None]:
     repository, _, size = name.rpartition("/")
     if repository.count("/") != 1:
         raise ValueError(f"{HUB_PREFIX}{name}: expected hf:OWNER/NAME/SIZE, such as hf:elefantai/open-p2p/150M")
-    from p2p.hub import download_model
+    from p2p.hub.model import download_model
     from p2p.hub.transfer import Repository
 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "p2p"

@@ -13,7 +13,7 @@ from p2p.config import SamplingConfig
 from p2p.data.resize import resize
 from p2p.model.captured import CapturedEngine
 from p2p.model.engine import Engine, StepEngine, StepTiming
-from p2p.model.policy import Policy
+from p2p.model.network import Network
 from p2p.text import Embedder, Embedding, make_embedder
 
 _NUM_WARM_UP_STEPS = 3
@@ -40,7 +40,7 @@ class Session:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: Network,
         seed: int | None = None,
         sampling: SamplingConfig | None = None,
         mouse_sampling: str | None = None,
@@ -134,5 +134,5 @@ class Session:
         return self._told[1] if words else None
 
 
-def _engine(policy: Policy, sampling: SamplingConfig) -> Engine:
+def _engine(policy: Network, sampling: SamplingConfig) -> Engine:
     return (CapturedEngine if policy.out_token.device.type == "cuda" else StepEngine)(policy, sampling)

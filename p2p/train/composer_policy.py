@@ -14,7 +14,8 @@ from torchmetrics import Metric
 
 from p2p.actions import HEADS
 from p2p.model.losses import Z_WEIGHT, FrameCounts, HeadSums, combine, label_mask, sum_heads, total_loss
-from p2p.model.policy import ActionLogits, Policy
+from p2p.model.network import ActionLogits
+from p2p.model.policy import Policy
 from p2p.recipe import CorruptionConfig
 from p2p.train.corruption import corrupt_history
 from p2p.train.precision import FLOAT32, Precision

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from p2p_serve.control import Control
 from p2p_serve.latency import LatencyLog, check_png
+from p2p_serve.options import ServerOptions
 from p2p_serve.players import Player
 from p2p_serve.quiet import QuietLog
-from p2p_serve.server import Server, ServerOptions
+from p2p_serve.server import Server
 from p2p_serve.sockets import UnixListener, listen_tcp, who_can_reach
 from p2p_serve.text import TextSource
 

@@ -269,7 +269,7 @@ def _make_player(args: argparse.Namespace, policy: Policy, text: TextSource, num
 
 def _app_options(args: argparse.Namespace, what: str) -> AppOptions:
     from p2p_serve.app import AppOptions
-    from p2p_serve.server import ServerOptions
+    from p2p_serve.options import ServerOptions
 
     path = args.socket if args.socket is not None or args.tcp is not None else Path(DEFAULT_SOCKET)
     return AppOptions(

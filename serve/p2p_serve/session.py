@@ -6,14 +6,14 @@ import asyncio
 import socket
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Protocol
 
 from p2p.protocol import Frame, MessageReader, ProtocolError, num_missing_frames, parse_frame
 from p2p_serve.latency import LatencyLog, Marks
-from p2p_serve.worker import Channel
-
-if TYPE_CHECKING:
-    from p2p_serve.server import Server
+from p2p_serve.options import ServerOptions
+from p2p_serve.quiet import QuietLog
+from p2p_serve.worker import Channel, Worker
 
 MAX_UNREAD_BYTES = 64 * 1024  # answers that wait for a client that does not read; more are thrown away
 READ_BYTES = 128 * 1024  # one frame of 192 x 192 in one read
@@ -24,6 +24,25 @@ _REST = 4.0  # times what a costly read took,
 _LONGEST_REST_S = 0.05  # but no longer than this, which is also what a flood gets: a frame's time
 
 
+class Owner(Protocol):
+    """What a session needs of the server that made it."""
+
+    options: ServerOptions
+    clock: Callable[[], float]
+    worker: Worker
+    say: QuietLog
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether a session has others beside it."""
+
+    def session_opened(self, session: Session) -> None:
+        """A client has connected."""
+
+    def session_closed(self, session: Session) -> None:
+        """Its connection has ended."""
+
+
 class Session(asyncio.BufferedProtocol):
     """One connection: it waits for a player, then each of its frames replaces the one before.
 
@@ -31,7 +50,7 @@ class Session(asyncio.BufferedProtocol):
     the connection, because nothing that follows could be understood.
     """
 
-    def __init__(self, server: Server, number: int) -> None:
+    def __init__(self, server: Owner, number: int) -> None:
         options = server.options
         self._server = server
         self._loop = asyncio.get_running_loop()

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from p2p.config import SamplingConfig
 from p2p.model.layers import Layer, rotation
-from p2p.model.policy import DECODER_NUM_SINKS, Policy
+from p2p.model.network import DECODER_NUM_SINKS
+from p2p.model.policy import Policy
 from p2p.model.sampling import sample_from_logits
 
 

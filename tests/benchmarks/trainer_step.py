@@ -81,7 +81,7 @@ def make_plain(policy: Any) -> None:
     """Let the policy of a trainer compute as plain_policy.py does, its parameters as FSDP2 has them."""
     from plain_policy import plain_forward, use_library_convolutions
 
-    from p2p.model.policy import ActionLogits
+    from p2p.model.network import ActionLogits
 
     use_library_convolutions(policy)
 

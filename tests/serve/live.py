@@ -21,8 +21,9 @@ from p2p.actions import Action
 from p2p.config import PolicyConfig
 from p2p.protocol import Frame, MessageReader, encode_frame, parse_action
 from p2p_serve.latency import Marks
+from p2p_serve.options import ServerOptions
 from p2p_serve.players import EchoPlayer, Player
-from p2p_serve.server import Server, ServerOptions
+from p2p_serve.server import Server
 from p2p_serve.sockets import UnixListener
 
 DEADLINE_S = 60.0

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from p2p.actions import ActionSpace
 from p2p.model.losses import FrameCounts, combine, policy_loss, sum_heads
-from p2p.model.policy import ActionLogits
+from p2p.model.network import ActionLogits
 
 SPACE = ActionSpace()
 ORIGINAL_HEADS = {
