@@ -18,7 +18,7 @@ COMPILE = $(UV) pip compile --quiet --python-version 3.11 --no-header --no-annot
 SECONDS ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo convert test test-newest test-serve-install check bench bench-gpu fuzz requirements clean
+.PHONY: help setup demo convert test test-newest test-serve-install check bench bench-gpu fuzz requirements release clean
 .DELETE_ON_ERROR:
 
 help:
@@ -85,7 +85,7 @@ test-newest: ## tests of the model and the server on another torch: make test-ne
 	@$(NEWEST)/bin/python -m pip install --quiet --no-deps -e . -e ./serve
 	@$(NEWEST)/bin/python -m pytest -m "not pinned and not install" tests/model tests/serve tests/core
 
-test-serve-install: $(VENV)/.test-ready ## pip install ./serve in an empty environment brings the light core only
+test-serve-install: $(VENV)/.test-ready ## pip install . ./serve in an empty environment brings the light core only
 	@TORCH="$(TORCH)" $(BIN)/python -m pytest -m install tests/test_install.py
 
 bench: $(VENV)/.test-ready ## all measurements of tests/benchmarks that this machine can make
@@ -98,6 +98,12 @@ bench-gpu: ## training step and serving latency on a GPU; needs torch and this c
 fuzz: $(VENV)/.test-ready ## every reader of what comes from outside, 5 minutes each; a live server (SECONDS=3600)
 	@$(BIN)/python tests/benchmarks/fuzz_readers.py --seconds $(SECONDS)
 	@$(BIN)/python tests/benchmarks/fuzz_protocol.py
+
+release: $(VENV)/.test-ready ## build dist/, check what it says, and try the wheels in an empty environment
+	@rm -rf dist
+	@for project in . convert serve; do $(UV) build --quiet --out-dir dist $$project || exit 1; done
+	@$(BIN)/twine check --strict dist/*.whl dist/*.tar.gz
+	@WHEELS=dist $(BIN)/python -m pytest -m install tests/test_wheels.py
 
 clean: ## remove environments, caches, runs and the demo's output
 	rm -rf $(VENV) $(NEWEST) build dist demo runs wandb .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -70,7 +70,7 @@ EXTRA_OF_MODULE = {
     "xxhash": "data",
     "zstandard": "data",
 }
-DISTRIBUTION_OF_MODULE = {"p2p_convert": "./convert", "p2p_serve": "./serve"}
+DISTRIBUTION_OF_MODULE = {"p2p_convert": "p2p-convert", "p2p_serve": "p2p-serve"}
 
 
 def _overview() -> str:
@@ -87,7 +87,9 @@ def _missing_module_message(error: ModuleNotFoundError) -> str | None:
         extra = EXTRA_OF_MODULE[root]
         return f"the module {root!r} is not installed; it comes with: pip install 'pixel2play[{extra}]'"
     if root in DISTRIBUTION_OF_MODULE:
-        return f"the package {root!r} is not installed; from a checkout: pip install {DISTRIBUTION_OF_MODULE[root]}"
+        name = DISTRIBUTION_OF_MODULE[root]
+        folder = name.removeprefix("p2p-")
+        return f"the package {root!r} is not installed; pip install {name} (from a checkout: pip install . ./{folder})"
     return None
 
 

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from p2p import __version__
 
 CORE = {"numpy", "omegaconf", "protobuf", "pyyaml", "safetensors", "torch"}
 PINNED = ("train", "dev", "serve", "test-serve")
@@ -73,14 +76,30 @@ def test_the_core_is_light(repository: Path) -> None:
     assert "torch" not in pinned(repository, "serve"), "whoever serves brings the torch that fits the device"
 
 
-def test_the_server_and_the_converter_depend_on_the_project_beside_them(repository: Path) -> None:
-    assert project(repository, "serve")["dependencies"] == ["pixel2play @ {root:parent:uri}"]
-    assert project(repository, "convert")["dependencies"] == ["pixel2play[data,plot] @ {root:parent:uri}"]
+def test_the_server_and_the_converter_depend_on_this_very_version_and_on_no_path(repository: Path) -> None:
+    assert project(repository, "serve")["dependencies"] == [f"pixel2play=={__version__}"]
+    assert project(repository, "convert")["dependencies"] == [f"pixel2play[data,plot]=={__version__}"]
+    for folder in ("serve", "convert"):
+        for texts in project(repository, folder)["optional-dependencies"].values():
+            for requirement in map(Requirement, texts):
+                assert requirement.url is None
+                assert requirement.name != "pixel2play" or requirement.specifier == f"=={__version__}"
+
+
+@pytest.mark.parametrize("folder", ["convert", "serve"])
+def test_each_distribution_carries_the_licence(repository: Path, folder: str) -> None:
+    assert (repository / folder / "LICENSE").read_bytes() == (repository / "LICENSE").read_bytes()
+
+
+def test_the_citation_names_this_version(repository: Path) -> None:
+    citation = yaml.safe_load((repository / "CITATION.cff").read_text())
+    assert citation["version"] == __version__
+    assert {"cff-version", "title", "message", "type", "license", "authors"} <= citation.keys()
 
 
 def test_make_alone_lists_the_targets(repository: Path) -> None:
     text = subprocess.run(["make", "--silent"], cwd=repository, capture_output=True, text=True, check=True).stdout
-    for target in ("setup", "demo", "convert", "test", "check", "bench", "bench-gpu", "fuzz", "clean"):
+    for target in ("setup", "demo", "convert", "test", "check", "bench", "bench-gpu", "fuzz", "release", "clean"):
         assert f"  make {target} " in text
 
 
