@@ -8,11 +8,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from p2p import __version__, doctor
 from p2p.cli import COMMANDS, EXTRA_OF_MODULE, main
+from p2p.train import command as train_command
 from p2p_convert.cli import main as p2p_convert
 from p2p_serve.cli import main as p2p_serve
 
@@ -220,12 +222,20 @@ def test_doctor_ends_with_1_when_the_core_is_not_whole() -> None:
     assert "missing: safetensors (weights)" in result.stdout
 
 
-def test_one_process_on_a_cpu_trains_without_the_launcher_and_several_with_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_launcher_is_for_several_machines_only(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[list[str]] = []
-    monkeypatch.setattr("os.execve", lambda program, command, environment: started.append(command))
-    for options in ([], ["-n", "1"], ["-n", "2"]):
-        main(["train", *options, "doom-tiny", "data.train=x"])
-    assert ["composer.cli" in command for command in started] == [False, False, True]
-    assert all(command[-4:] == ["-m", "p2p.train", "doom-tiny", "data.train=x"] for command in started)
+
+    def become(program: str, command: list[str], environment: dict[str, str]) -> NoReturn:
+        started.append(command[1:])
+        sys.exit(0)
+
+    monkeypatch.setattr("os.execve", become)
+    monkeypatch.setattr(train_command, "run_processes", lambda command, number, _: started.append([str(number)]))
+    training = ["-m", "p2p.train", "doom-tiny", "data.train=x"]
+    with pytest.raises(SystemExit):
+        main(["train", "-n", "1", *training[2:]])
+    main(["train", "-n", "2", *training[2:]])
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(SystemExit):
+        main(["train", "-n", "2", *training[2:]])
+    assert started == [training, ["2"], ["-m", "composer.cli", "-n", "2", *training]]

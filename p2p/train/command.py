@@ -1,4 +1,4 @@
-"""`p2p train [-n PROCESSES] RECIPE [key=value ...]`: one process itself, several by way of Composer's launcher."""
+"""`p2p train [-n PROCESSES] RECIPE [key=value ...]`: one process itself, or several that it starts and ends."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import argparse
 import importlib.util
 import os
 import sys
-from typing import NoReturn
 
 from p2p import gate
 from p2p.recipe import load_recipe
+from p2p.train.processes import run_processes
 
 MAX_PROCESSES = 1024  # of one machine
 
@@ -22,15 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-n", type=int, dest="processes", metavar="PROCESSES", help="on this machine (default: one for each GPU, or 1)"
     )
     parser.epilog = (
-        "The same command goes on with a run that was interrupted. Several machines: Composer's launcher reads "
-        "WORLD_SIZE, NODE_RANK, MASTER_ADDR and MASTER_PORT."
+        "The same command goes on with a run that was interrupted. Several machines: with WORLD_SIZE, NODE_RANK, "
+        "MASTER_ADDR and MASTER_PORT set, Composer's launcher starts the processes of this one."
     )
 
 
-def run(args: argparse.Namespace) -> NoReturn:
-    """Becomes the training, or Composer's launcher: signals and the exit status are those of the training itself.
-
-    The launcher ends with a traceback on Ctrl-C, so one process on a CPU does without.
+def run(args: argparse.Namespace) -> int:
+    """Becomes the training when that is one process on a CPU; else starts the processes, and waits for them.
 
     Raises:
         ValueError: when the recipe or an override does not read; said here at once, not by every process.
@@ -39,17 +37,23 @@ def run(args: argparse.Namespace) -> NoReturn:
     load_recipe(args.recipe, args.overrides)
     if importlib.util.find_spec("composer") is None:
         raise ModuleNotFoundError("no module named 'composer'", name="composer")
-    launcher = ["-m", "composer.cli"]
     if args.processes is not None:
-        launcher += ["-n", str(gate.whole_number(args.processes, "-n", 1, MAX_PROCESSES))]
-    if args.processes in (None, 1) and "WORLD_SIZE" not in os.environ and not _has_gpus():
-        launcher = []
-    command = [sys.executable, *launcher, "-m", "p2p.train", args.recipe, *args.overrides]
+        gate.whole_number(args.processes, "-n", 1, MAX_PROCESSES)
+    training = ["-m", "p2p.train", args.recipe, *args.overrides]
     # -m would look for modules in the current folder first, where anything may lie.
-    os.execve(sys.executable, command, {**os.environ, "PYTHONSAFEPATH": "1"})
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    if "WORLD_SIZE" in os.environ:
+        chosen = ["-n", str(args.processes)] if args.processes is not None else []
+        os.execve(sys.executable, [sys.executable, "-m", "composer.cli", *chosen, *training], environment)
+    num_gpus = _num_gpus()
+    num_processes = args.processes or max(1, num_gpus)
+    command = [sys.executable, *training]
+    if num_processes == 1 and num_gpus == 0:
+        os.execve(sys.executable, command, environment)
+    return run_processes(command, num_processes, environment)
 
 
-def _has_gpus() -> bool:
+def _num_gpus() -> int:
     import torch
 
-    return torch.cuda.device_count() > 0
+    return torch.cuda.device_count()
