@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 from collections import deque
@@ -15,10 +16,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from p2p import gate
 from p2p.files import new_file, write_file
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -26,6 +30,7 @@ MAX_BYTES = 64 << 20
 _MAX_FILES = 100_000
 _MAX_FILE_BYTES = 1 << 50
 _BLOCK_BYTES = 1 << 20
+_SMALL_BYTES = 1 << 16  # hashed sooner than handed to a thread
 _MAX_THREADS = min(16, os.cpu_count() or 1)
 _MAX_WAITING_BYTES = 1 << 30  # written, but not yet hashed: much, so that the sync need not wait for the hash
 
@@ -126,6 +131,38 @@ class HashedFile:
         """Length and SHA-256 of all that was written; to be asked when the block has ended."""
         for future, _ in self._waiting:
             future.result()
+        return FileRecord(self._num_bytes, self._digest.hexdigest())
+
+
+class HashedStream(io.RawIOBase):
+    """As HashedFile, for pieces that may change as soon as they are written."""
+
+    def __init__(self, file: BinaryIO, background: ThreadPoolExecutor) -> None:
+        self._file = file
+        self._background = background
+        self._digest = hashlib.sha256()
+        self._num_bytes = 0
+
+    def write(self, piece: Buffer) -> int:
+        size = memoryview(piece).nbytes
+        self._num_bytes += size
+        if size < _SMALL_BYTES:
+            self._digest.update(piece)
+            return self._file.write(piece)
+        hashed = self._background.submit(self._digest.update, piece)
+        try:
+            return self._file.write(piece)
+        finally:
+            hashed.result()
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def record(self) -> FileRecord:
+        """Length and SHA-256 of all that was written."""
         return FileRecord(self._num_bytes, self._digest.hexdigest())
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist
 
 from p2p.config import load_policy_config
-from p2p.files import remove_folder
-from p2p.manifest import MANIFEST, read_manifest
+from p2p.files import remove_folder, sync
+from p2p.manifest import MANIFEST, FileRecord, read_manifest
 from p2p.object_storage import ObjectFolder
 from p2p.recipe import Recipe, load_recipe
 from p2p.train.callbacks import SharedStatistics, every
@@ -22,7 +24,7 @@ from p2p.train.layout import AVERAGE, read_layout
 from p2p.train.paths import RECIPE
 from p2p.train.state import load_state, save_state
 from p2p.train.store import Uploader, fetch_newest, newest_remote, remote_steps, uploaded_steps
-from p2p.train.together import first_does
+from p2p.train.together import all_do, first_does, new_group
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +43,20 @@ class ResumePoint:
 
 
 class Checkpointer(Callback):
-    """Loads the resume point; saves every `interval` updates and at the end; uploads when there is a store."""
+    """Loads the resume point; saves every `interval` updates and at the end; uploads when there is a store.
+
+    Training waits until the state is written and hashed. A thread has it on the disk and gives it its name, which the
+    next save and the end of the run wait for; there the thread's errors are raised, on every process.
+    """
 
     def __init__(self, recipe: Recipe, statistics: SharedStatistics, data: str, resume_point: ResumePoint | None):
         self.recipe, self.data, self.resume_point = recipe, data, resume_point
         self.folder = recipe.checkpoint_path
         self.due = every(recipe.save_interval)
         self.statistics = statistics
+        self.background = ThreadPoolExecutor(1, "checkpoint-publish")
+        self._publishing: Future[None] | None = None
+        self._group = new_group(recipe.parallel.timeout_s)
         self.uploader: Uploader | None = None
         if recipe.is_remote_save and dist.get_global_rank() == 0:
             self.uploader = Uploader(_store(recipe), self.folder, recipe.keep)
@@ -66,23 +75,62 @@ class Checkpointer(Callback):
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         if self.due(state):
             self.statistics.average(state)
-            self._save(state)
+            self.save(state)
 
-    def _save(self, state: State) -> None:
-        step = int(state.timestamp.batch.value)
+    def save(self, state: State) -> None:
+        """Write the state; it is published in the background."""
+        self.settle()
         first_does(lambda: begin(self.folder))
         try:
-            records = save_state(state, self.folder / WRITING)
-            facts = make_facts(self.recipe, self.data, step, dist.get_world_size())
-            keep = None if self.recipe.is_remote_save else self.recipe.keep
-            first_does(lambda: publish(self.folder, self.recipe.policy, facts, records, keep))
+            own = save_state(state, self.folder / WRITING)
+        except BaseException:
+            self._clear()
+            raise
+        facts = make_facts(self.recipe, self.data, int(state.timestamp.batch.value), dist.get_world_size())
+        self._publishing = self.background.submit(self._publish, *own, facts)
+
+    def settle(self) -> None:
+        """Wait until what was saved is published.
+
+        Raises:
+            ValueError, OSError: on every process, when it could not be.
+        """
+        publishing, self._publishing = self._publishing, None
+        if publishing is not None:
+            publishing.result()
+
+    def finish(self) -> None:
+        """Wait until what was saved is published and uploaded; all processes call it together.
+
+        Raises:
+            ValueError, OSError: on every process, when it could not be.
+        """
+        self.settle()
+        uploader, self.uploader = self.uploader, None
+        first_does(lambda: None if uploader is None else uploader.close(UPLOAD_TIMEOUT_S))
+
+    def _publish(self, name: str, record: FileRecord, facts: dict[str, Any]) -> None:
+        """In a thread of every process; `name` is its own file."""
+
+        def synced() -> tuple[str, FileRecord]:
+            sync(self.folder / WRITING / name)
+            return name, record
+
+        keep = None if self.recipe.is_remote_save else self.recipe.keep
+        try:
+            records = dict(all_do(synced, self._group))
+            first_does(lambda: publish(self.folder, self.recipe.policy, facts, records, keep), self._group)
         finally:
-            if dist.get_global_rank() == 0:
-                remove_folder(self.folder / WRITING)
+            self._clear()
         if self.uploader is not None:
-            self.uploader.submit(step)
+            self.uploader.submit(int(facts["step"]))
+
+    def _clear(self) -> None:
+        if dist.get_global_rank() == 0:
+            remove_folder(self.folder / WRITING)
 
     def close(self, state: State, logger: Logger) -> None:
+        """Composer's event at the end of the process: uploads go on to their end also where training did not."""
         if self.uploader is not None:
             uploader, self.uploader = self.uploader, None
             uploader.close(UPLOAD_TIMEOUT_S)

@@ -44,6 +44,11 @@ def main(argv: Sequence[str]) -> int:
         return fail(error)
     except (KeyboardInterrupt, SystemExit) as end:
         return _interrupted(end, recipe)
+    return train(recipe, trainer)
+
+
+def train(recipe: Recipe, trainer: Trainer) -> int:
+    """`fit`; returns the exit status, and reports in one line what ended it early."""
     from p2p.data.stream import ShardError
     from p2p.gate import Refused
     from p2p.train.reading import NotFinite
@@ -200,12 +205,18 @@ def fit(recipe: Recipe, trainer: Trainer) -> None:
     from composer.utils import dist
 
     from p2p.train.callbacks import num_updates
+    from p2p.train.checkpointer import Checkpointer
 
     state = trainer.state
+    (checkpointer,) = (callback for callback in state.callbacks if isinstance(callback, Checkpointer))
     if int(state.timestamp.batch.value) >= num_updates(state):
         log.info("%s is already trained for %s", recipe.name, recipe.max_duration)
     else:
-        trainer.fit()
+        try:
+            trainer.fit()
+        finally:
+            checkpointer.settle()  # however training ends, what it saved counts
+    checkpointer.finish()
     trainer.close()
     if dist.get_global_rank() == 0:
         export(recipe)

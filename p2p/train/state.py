@@ -6,8 +6,11 @@ needed here (seeds and settings are functions of the update's number and of the 
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,23 +21,24 @@ from composer.core import State
 from composer.loggers import Logger
 from composer.utils import dist
 from torch import Tensor
+from torch.distributed.checkpoint.filesystem import FileSystem
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.tensor import DTensor
 from torch.futures import Future
 
 from p2p import gate
-from p2p.files import sync
-from p2p.manifest import FileRecord, describe
+from p2p.manifest import FileRecord, HashedStream
 from p2p.model.weights import names_of_not_finite
 from p2p.train.layout import MODEL, Layout
 from p2p.train.reading import NotFinite, cause_of, load_into
-from p2p.train.together import all_do
 
 _PARTS = ("model", "optimizers", "callbacks", "timestamp", "dataset_state")
 
 
-def save_state(state: State, folder: Path) -> dict[str, FileRecord]:
-    """Write the shards of the state, each process its own (all call it together); returns what all wrote, synced.
+def save_state(state: State, folder: Path) -> tuple[str, FileRecord]:
+    """Write the shards of the state, each process its own (all call it together); returns its file's name and hash.
+
+    The state may change from here on. The files are not synced yet.
 
     Raises:
         NotFinite: on every process, naming tensors that hold NaN or infinity; nothing is written then.
@@ -45,28 +49,37 @@ def save_state(state: State, folder: Path) -> dict[str, FileRecord]:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     planner = dcp.DefaultSavePlanner(dedup_save_to_lowest_rank=True)
-    writer = _Writer(folder, sync_files=False)
+    writer = _Writer(folder)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _no_crc():
             warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
             dcp.save({"state": parts}, storage_writer=writer, planner=planner)
     except dcp.CheckpointException as error:
         raise cause_of(error, folder) from error
-    return dict(all_do(lambda: _finish(folder / f"__{dist.get_global_rank()}_0.distcp")))
+    own = f"__{dist.get_global_rank()}_0.distcp"
+    return own, writer.fs.records[own]
 
 
-def _finish(own: Path) -> tuple[str, FileRecord]:
-    """Name and description of this process's file, once it is on the disk."""
-    with ThreadPoolExecutor(1) as background:  # hashing needs no disk, syncing no core
-        record = background.submit(describe, own)
-        sync(own)
-        return own.name, record.result()
+@contextlib.contextmanager
+def _no_crc() -> Iterator[None]:
+    """torch.save leaves the CRC-32 of each tensor out, which costs as much as the writing: there is the SHA-256."""
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        yield
+    finally:
+        torch.serialization.set_crc32_options(before)
 
 
 class _Writer(dcp.FileSystemWriter):
-    """Reports what the file system said; torch's writer of tensors says in its place that it is at a wrong position."""
+    """Hashes what it writes in the same pass."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, sync_files=False)
+        self.fs: _HashingFileSystem = _HashingFileSystem()
 
     def write_data(self, plan: dcp.SavePlan, planner: dcp.SavePlanner) -> Future[list[WriteResult]]:
+        """As torch's; what the file system said is reported where torch says that it is at a wrong position."""
         try:
             return super().write_data(plan, planner)
         except RuntimeError as error:
@@ -76,6 +89,20 @@ class _Writer(dcp.FileSystemWriter):
             if cause is None:
                 raise
             raise cause from None
+
+
+class _HashingFileSystem(FileSystem):
+    """`records` describe the files that were written, by name."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, FileRecord] = {}
+
+    @contextlib.contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Generator[io.IOBase, None, None]:
+        with open(path, "wb") as file, ThreadPoolExecutor(1) as background:
+            stream = HashedStream(file, background)
+            yield stream
+            self.records[Path(path).name] = stream.record()
 
 
 def load_state(state: State, logger: Logger, folder: Path, layout: Layout, same_course: bool) -> None:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from p2p.gate import Refused
-from p2p.manifest import MANIFEST, decode_manifest, describe, new_hashed_file, read_manifest, verify, write_manifest
+from p2p.manifest import (
+    MANIFEST,
+    HashedStream,
+    decode_manifest,
+    describe,
+    new_hashed_file,
+    read_manifest,
+    verify,
+    write_manifest,
+)
 
 
 @pytest.fixture
@@ -60,6 +70,19 @@ def test_a_file_that_is_hashed_while_it_is_written_is_what_the_disk_has(tmp_path
     record = file.record()
     assert record == describe(tmp_path / "a")
     assert record.num_bytes == (3 << 20) + 6
+
+
+def test_pieces_of_a_stream_may_change_once_they_are_written(tmp_path: Path) -> None:
+    piece = bytearray(3 << 20)
+    with open(tmp_path / "a", "wb") as file, ThreadPoolExecutor(1) as background:
+        stream = HashedStream(file, background)
+        for number in (1, 2, 3):
+            piece[:] = bytes([number]) * len(piece)
+            stream.write(piece)
+            stream.write(piece[:5])
+        stream.close()
+    assert stream.record() == describe(tmp_path / "a")
+    assert stream.record().num_bytes == 3 * (len(piece) + 5)
 
 
 def test_a_file_whose_writing_fails_leaves_nothing(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 from p2p.config import PolicyConfig, to_dict
 from p2p.manifest import MANIFEST, write_manifest
 from p2p.recipe import Recipe
-from p2p.train.checkpoints import KIND, check_checkpoint, local_steps, newest_local, step_name
+from p2p.train.checkpoints import KIND, WRITING, check_checkpoint, local_steps, newest_local, step_name
 from p2p.train.facts import check_same_run, make_facts
 from p2p.train.layout import METADATA
 from p2p.train.paths import LOCK_NAME
@@ -123,7 +123,11 @@ def test_a_full_disk_ends_the_run_in_one_line_and_leaves_whole_checkpoints_only(
     assert {path.name for path in checkpoints.iterdir()} == {LOCK_NAME, *whole}
 
 
-# ------------------------------------------------------------------ changed on resume
+# ------------------------------------------------------------------ published while training goes on
+
+
+HELD = Path(__file__).parent / "programs" / "held_publishing.py"
+EVERY_OTHER = ["save_interval=2ba", "data.val=null"]
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +136,60 @@ def short_run(zygote: Zygote, small_run: Any, tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("short") / "run"
     zygote.start(small_run(folder, "max_duration=2ba", *EVERY_UPDATE), folder.parent / "log").wait()
     return folder
+
+
+def test_training_goes_on_while_a_checkpoint_is_published_and_a_kill_leaves_the_one_before(
+    zygote: Zygote, small_run: Any, read_metrics: Callable[[Path], Metrics], short_run: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(short_run, tmp_path / "run")
+    argv = small_run(folder, "max_duration=6ba", *EVERY_OTHER)
+    run = zygote.start([str(tmp_path / "never"), *argv], tmp_path / "held.log", program=HELD)
+    run.wait_until(lambda: 6 in read_metrics(folder))  # the save of 6 waits for that of 4
+    assert local_steps(folder / "checkpoints") == [2, 1]
+    run.kill()
+    assert local_steps(folder / "checkpoints") == [2, 1]
+    zygote.start(argv, tmp_path / "log").wait()
+    assert "resuming from step 2" in (tmp_path / "log").read_text()
+    assert newest_local(folder / "checkpoints") == 6
+    assert not (folder / "checkpoints" / WRITING).exists()
+
+
+def test_what_was_saved_before_ctrl_c_is_published_and_named(
+    zygote: Zygote, small_run: Any, read_metrics: Callable[[Path], Metrics], short_run: Path, tmp_path: Path
+) -> None:
+    folder, release = shutil.copytree(short_run, tmp_path / "run"), tmp_path / "release"
+    argv = small_run(folder, "max_duration=100000ba", "save_interval=4ba", "data.val=null")
+    run = zygote.start([str(release), *argv], tmp_path / "log", program=HELD)
+    run.wait_until(lambda: 6 in read_metrics(folder))
+    os.killpg(run.pids[0], signal.SIGINT)
+    release.touch()
+    assert run.end() == [130]
+    assert error_of(run) == "p2p: interrupted: saved until step 4; the same command goes on from there"
+    assert newest_local(folder / "checkpoints") == 4
+
+
+def test_an_error_while_publishing_ends_the_run_on_all_processes_with_its_words(
+    zygote: Zygote, small_run: Any, read_metrics: Callable[[Path], Metrics], short_run: Path, tmp_path: Path
+) -> None:
+    folder, release = shutil.copytree(short_run, tmp_path / "run"), tmp_path / "release"
+    argv = small_run(folder, "max_duration=100000ba", *EVERY_OTHER)
+    run = zygote.start([str(release), *argv], tmp_path / "log", 2, program=HELD)
+    run.wait_until(lambda: 5 in read_metrics(folder))
+    metadata = folder / "checkpoints" / WRITING / METADATA
+    metadata.unlink()
+    release.touch()
+    assert run.end() == [2, 2]
+    errors = [line for line in run.log.read_text().splitlines() if line.startswith("p2p: error: ")]
+    assert len(errors) == 2
+    assert all(f"No such file or directory: '{metadata}'" in error for error in errors)
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [
+        LOCK_NAME,
+        step_name(1),
+        step_name(2),
+    ]
+
+
+# ------------------------------------------------------------------ changed on resume
 
 
 def test_another_architecture_is_named_and_nothing_is_trained(

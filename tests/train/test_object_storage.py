@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from p2p.train.store import Uploader, fetch_newest, newest_remote
 from p2p_convert.cli import main as p2p_convert
 from tests.data.faulty_proxy import FaultyProxy
 from tests.data.making import annotation, video_bytes, write_recording
+from tests.hostile_store import serve
 from tests.s3 import S3Server, serving_bucket
 from tests.train.making import DATA_FILE, Payload, write_checkpoint
 from tests.train.zygote import Zygote
@@ -151,6 +153,26 @@ def test_a_checkpoint_that_is_not_fully_uploaded_is_passed_over(store: ObjectFol
     part.upload(tmp_path / "shard", "step-00000007/__0_0.distcp")
     assert newest_remote(part) is None
     assert fetch_newest(part, tmp_path / "fetched", None) is None
+
+
+@pytest.fixture
+def store_without_writes(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """An empty store that answers a PUT with 501; its environment."""
+    for _ in serve(monkeypatch):
+        yield {name: value for name, value in os.environ.items() if name == "S3_ENDPOINT_URL" or "AWS_" in name}
+
+
+def test_a_run_whose_last_checkpoint_cannot_be_uploaded_fails(
+    zygote: Zygote, small_run: Any, store_without_writes: dict[str, str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    argv = small_run(folder, "max_duration=1ba", "data.val=null", "save_folder=s3://any/x")
+    run = zygote.start(argv, tmp_path / "log", 2, environment=store_without_writes)
+    assert run.end() == [2, 2]
+    log = run.log.read_text()
+    assert "Traceback" not in log
+    assert log.count("p2p: error: s3://any/x: the last checkpoint was not uploaded: ") == 2
+    assert local_steps(folder / "checkpoints") == [1]
 
 
 class Listener(ObjectFolder):
