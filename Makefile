@@ -18,7 +18,7 @@ COMPILE = $(UV) pip compile --quiet --python-version 3.11 --no-header --no-annot
 SECONDS ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo convert test test-newest test-serve-install check bench bench-gpu fuzz requirements release clean
+.PHONY: help setup demo convert test test-newest test-serve-install check bench bench-gpu count-gpu fuzz requirements release clean
 .DELETE_ON_ERROR:
 
 help:
@@ -94,6 +94,9 @@ bench: $(VENV)/.test-ready ## all measurements of tests/benchmarks that this mac
 bench-gpu: ## training step and serving latency on a GPU; needs torch and this checkout (PYTHON=... chooses them)
 	@for script in tests/benchmarks/bench_step.py tests/benchmarks/bench_serve.py; do \
 		echo "== $$script"; PYTHONPATH=.:convert:serve $(PYTHON) $$script --device cuda || exit 1; done
+
+count-gpu: $(VENV)/.test-ready ## what a step would cost on an H100, counted without one (hours on two cores; COUNT="--size 150M")
+	@$(BIN)/python tests/benchmarks/count_gpu.py $(COUNT)
 
 fuzz: $(VENV)/.test-ready ## every reader of what comes from outside, 5 minutes each; a live server (SECONDS=3600)
 	@$(BIN)/python tests/benchmarks/fuzz_readers.py --seconds $(SECONDS)

@@ -99,7 +99,19 @@ def test_the_citation_names_this_version(repository: Path) -> None:
 
 def test_make_alone_lists_the_targets(repository: Path) -> None:
     text = subprocess.run(["make", "--silent"], cwd=repository, capture_output=True, text=True, check=True).stdout
-    for target in ("setup", "demo", "convert", "test", "check", "bench", "bench-gpu", "fuzz", "release", "clean"):
+    for target in (
+        "setup",
+        "demo",
+        "convert",
+        "test",
+        "check",
+        "bench",
+        "bench-gpu",
+        "count-gpu",
+        "fuzz",
+        "release",
+        "clean",
+    ):
         assert f"  make {target} " in text
 
 
