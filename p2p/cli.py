@@ -50,7 +50,6 @@ COMMANDS = {
     "validate": Command("p2p.evaluate.validate", "every checkpoint of a folder on held-out recordings"),
     "evaluate": Command("p2p.evaluate.evaluate", "offline report of one policy beside its baselines"),
     "causality": Command("p2p.evaluate.causality", "does the policy look, or copy its own past?"),
-    "toy-causality": Command("p2p.evaluate.toy_causality", "the same question where the answer is known"),
     "view": Command("p2p.evaluate.view", "a recording with its actions and a policy's: video or page"),
 }
 

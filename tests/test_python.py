@@ -109,6 +109,6 @@ def test_the_example_trains_a_policy_that_can_be_opened(
     assert p2p.load_policy(tmp_path / "policy").config.num_timesteps == 16
 
 
-def test_examples_are_short() -> None:
-    for path in (REPOSITORY / "examples").glob("*.py"):
-        assert len(path.read_text().splitlines()) <= 40, path
+def test_examples_of_the_library_are_short() -> None:
+    for name in ("look_at_data.py", "train_tiny.py"):
+        assert len((REPOSITORY / "examples" / name).read_text().splitlines()) <= 40, name

@@ -1,6 +1,6 @@
 """Why deeper policies copy less: the toy experiment where the causal answer is known.
 
-    p2p toy-causality [--steps 4000000] [--seeds 3] [--plot docs/toy_causality.png]
+    python examples/toy_causality.py [--steps 4000000] [--seeds 3] [--plot docs/toy_causality.png]
 
 A driver must brake while an obstacle is in sight. Each observation holds the obstacle bit, the brake-light bit
 (the previous action) and three standard normal noise numbers. An obstacle appears with probability 0.1 and is gone
@@ -21,8 +21,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-
-from p2p.console import say
 
 P_APPEAR, P_GONE = 0.1, 0.025
 NUM_NOISE = 3
@@ -84,8 +82,8 @@ def observation_chunks(num_steps: int, seeds: int) -> Iterator[tuple[Array, Arra
 class Nets:
     """depths x seeds MLPs trained together; net n has depth depths[n // seeds] and reads the stream n % seeds."""
 
-    def __init__(self, depths: tuple[int, ...], seeds: int) -> None:
-        self.depths, self.seeds = depths, seeds
+    def __init__(self, depths: tuple[int, ...], seeds: int, learning_rate: float = LEARNING_RATE) -> None:
+        self.depths, self.seeds, self.learning_rate = depths, seeds, learning_rate
         self.num_layers, self.num_nets = max(depths) + 1, len(depths) * seeds
         shape = (self.num_layers, self.num_nets)
         self.weights = np.zeros((*shape, WIDTH, WIDTH + 1))  # the last column is the bias
@@ -107,7 +105,7 @@ class Nets:
             num_out, bound = (1 if last else WIDTH), 1 / np.sqrt(num_in)
             self.weights[layer, net, :num_out, :num_in] = rng.uniform(-bound, bound, (num_out, num_in))
             self.weights[layer, net, :num_out, WIDTH] = rng.uniform(-bound, bound, num_out)
-            self.rates[layer, net, :num_out] = LEARNING_RATE
+            self.rates[layer, net, :num_out] = self.learning_rate
             if not last:
                 self.floors[layer, net] = 0.0
                 num_in = WIDTH
@@ -156,10 +154,12 @@ def causal_scores(nets: Nets, rng: np.random.Generator) -> Array:
     return np.asarray(log_p[0] - log_p[1]).reshape(len(nets.depths), nets.seeds)
 
 
-def run_toy(num_steps: int, seeds: int, depths: tuple[int, ...] = DEPTHS) -> ToyResult:
+def run_toy(
+    num_steps: int, seeds: int, depths: tuple[int, ...] = DEPTHS, learning_rate: float = LEARNING_RATE
+) -> ToyResult:
     """Train all nets for `num_steps` updates and score them at about NUM_SCORES moments."""
     started = time.monotonic()
-    nets, rng = Nets(depths, seeds), np.random.default_rng(0)
+    nets, rng = Nets(depths, seeds, learning_rate), np.random.default_rng(0)
     steps, scores, done = [0], [causal_scores(nets, rng)], 0
     num_chunks = -(-num_steps // CHUNK_STEPS)
     every = max(1, num_chunks // NUM_SCORES)
@@ -192,36 +192,38 @@ def table(result: ToyResult) -> str:
 
 def plot(result: ToyResult, path: Path) -> None:
     """Score against updates, one curve per depth (mean over seeds, band from the lowest to the highest)."""
-    from p2p.evaluate.figures import new_figure, save_figure
+    from matplotlib.figure import Figure
 
-    figure, axes = new_figure(7.0, 3.6)
+    figure = Figure(figsize=(7.0, 3.6), layout="constrained")
+    axes = figure.subplots()
     millions = result.steps / 1e6
     for index, depth in enumerate(result.depths):
         score = result.scores[:, index]
         (line,) = axes.plot(millions, score.mean(axis=1), label=f"{depth} hidden layers")
         axes.fill_between(millions, score.min(axis=1), score.max(axis=1), color=line.get_color(), alpha=0.2)
-    axes.set_xlabel("updates (millions)")
-    axes.set_ylabel("causal score (nats)")
+    axes.set(xlabel="updates (millions)", ylabel="causal score (nats)")
     axes.axhline(0, color="grey", linewidth=0.8)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    save_figure(figure, path)
+    figure.savefig(path, dpi=110)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description="the toy experiment where the causal answer is known")
     parser.add_argument(
         "--steps", type=int, default=4_000_000, help="updates of each net (default 4000000: 3-5 min on one core)"
     )
     parser.add_argument("--seeds", type=int, default=3, help="nets per depth (default 3)")
     parser.add_argument("--plot", type=Path, help="where to write the curves as PNG")
-
-
-def run(args: argparse.Namespace) -> int:
+    args = parser.parse_args()
     if args.steps < 1 or args.seeds < 1:
-        raise ValueError(f"--steps {args.steps} --seeds {args.seeds}: both must be at least 1")
+        parser.error(f"--steps {args.steps} --seeds {args.seeds}: both must be at least 1")
     result = run_toy(args.steps, args.seeds)
-    say(table(result))
-    say(f"{args.seeds} seeds, {result.seconds:.0f} s on this machine")
+    print(table(result))
+    print(f"{args.seeds} seeds, {result.seconds:.0f} s on this machine")
     if args.plot:
         plot(result, args.plot)
-        say(f"curves: {args.plot}")
-    return 0
+        print(f"curves: {args.plot}")
+
+
+if __name__ == "__main__":
+    main()
