@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Collection, Sequence
 
 from p2p import gate
 
@@ -42,6 +43,16 @@ def reader_is_gone() -> int:
 def plain_lines(text: object) -> str:
     """The text, its line breaks kept, with everything else spelt out that a terminal would obey."""
     return "\n".join(gate.printable_lines(str(text).split("\n")))
+
+
+def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> str:
+    """Rows of cells as a table: the columns of `left` begin together, the others, numbers mostly, end together."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = zip(row, widths, range(len(widths)), strict=True)
+        lines.append("  ".join(cell.ljust(width) if i in left else cell.rjust(width) for cell, width, i in cells))
+    return "\n".join(line.rstrip() for line in lines)
 
 
 class PlainFormatter(logging.Formatter):

@@ -19,6 +19,7 @@ from p2p.actions import (
     mouse_x_bins,
     mouse_y_bins,
 )
+from p2p.console import aligned
 from p2p.format import UNKNOWN
 from p2p.gate import mapping, parse_json, sequence, whole_number
 from p2p_convert.segments import Converted
@@ -92,8 +93,8 @@ def table(stats: Stats) -> str:
     for counts in stats.values():
         add_stats(total, "all games", counts)
     rows = [*sorted(stats.items(), key=lambda item: (-item[1]["frames"], item[0])), *total.items()]
-    head = f"{'game':32} {'recordings':>10} {'frames':>11} {'hours':>8} {'user':>6} {'system':>6}  most held"
-    return "\n".join([head, *(_row(name or "(unnamed)", counts) for name, counts in rows)])
+    head = ["game", "recordings", "frames", "hours", "user", "system", "most held"]
+    return aligned([head, *(_row(name or "(unnamed)", counts) for name, counts in rows)], left=(0, len(head) - 1))
 
 
 def keys_table(stats: Stats) -> list[str]:
@@ -114,15 +115,14 @@ def keys_table(stats: Stats) -> list[str]:
     return ["rows that hold each key or button:", *lines, *([f"never held: {never}"] if never else [])]
 
 
-def _row(name: str, counts: Mapping[str, Any]) -> str:
+def _row(name: str, counts: Mapping[str, Any]) -> list[str]:
     steps = max(1, counts["frames"] - counts["recordings"])
     hours = counts["frames"] / FRAME_RATE_HZ / 3600
     held = [*_named(KEY_NAMES, counts["keys"]), *_named([f"mouse {b}" for b in BUTTON_NAMES], counts["buttons"])]
     most = ", ".join(name for _, name in sorted(held, reverse=True)[:4])
-    return (
-        f"{gate.printable(name)[:32]:32} {counts['recordings']:>10,} {counts['frames']:>11,} {hours:>8.2f} "
-        f"{counts['user_rows'] / steps:>6.1%} {counts['system_rows'] / steps:>6.1%}  {most}"
-    )
+    shares = (f"{counts[name] / steps:.1%}" for name in ("user_rows", "system_rows"))
+    numbers = (f"{counts['recordings']:,}", f"{counts['frames']:,}", f"{hours:.2f}")
+    return [gate.printable(name)[:32], *numbers, *shares, most]
 
 
 def _named(names: Iterable[str], counts: Iterable[int]) -> list[tuple[int, str]]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from p2p.console import say
+from p2p.console import aligned, say
 
 if TYPE_CHECKING:
     from p2p.evaluate.metrics import Tally
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     if not 0 <= args.z_weight < math.inf:
         raise ValueError(f"--z-weight is {args.z_weight}; write the recipe's loss.z_weight, 0 or more")
     from p2p.evaluate.policies import open_policy
-    from p2p.evaluate.report import table_rows, text_table, write_report
+    from p2p.evaluate.report import table_rows, write_report
     from p2p.evaluate.stream import open_stream
 
     policy = open_policy(args.policy, args.device)
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     report = evaluate(policy, stream, str(args.policy), args)
     folder = args.out or (args.policy if args.policy.is_dir() else args.policy.parent) / "evaluation"
     page = write_report(report, folder)
-    say(text_table(table_rows(report)))
+    say(aligned(table_rows(report)))
     if report.causality:
         say("causality {score:.2f} +- {std:.2f}, {per_step:.4f} nats a step".format(**report.causality))
     say(f"report: {page}")

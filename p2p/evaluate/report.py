@@ -164,14 +164,6 @@ def _high(estimate: Estimate) -> float:
     return estimate.high if math.isfinite(estimate.high) else estimate.value
 
 
-def text_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows in aligned columns."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
-
-
 def write_text(path: Path, content: str) -> None:
     """Write a file that appears under its name only when complete."""
     path.parent.mkdir(parents=True, exist_ok=True)

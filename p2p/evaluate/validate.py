@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from p2p import gate
-from p2p.console import say
+from p2p.console import aligned, say
 from p2p.evaluate.checkpoints import RUN, Checkpoint, LocalFolder, export_run_checkpoint
 
 if TYPE_CHECKING:
@@ -385,9 +385,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show(validator: Validator) -> None:
-    from p2p.evaluate.report import text_table
-
     chosen = [row for row in validator.results.rows if row["data"] in validator.options.data]
     if chosen:
-        say(text_table(table(chosen)))
+        say(aligned(table(chosen)))
         draw_curve(chosen, validator.curve)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from p2p.console import aligned
 from p2p.model import Policy
 
 
@@ -40,10 +41,9 @@ def time_steps(
             parts = (answered - begin, timing.model_s, timing.sampling_s, end - answered)
             times[index] = [*(1000 * part for part in parts), timing.num_passes]
         progress(num_before + index + 1, num_before + num_steps)
-    lines = [f"{'ms':<22}{'p50':>9}{'p95':>9}{'p99':>9}{'max':>9}"]
+    rows = [["ms", "p50", "p95", "p99", "max"]]
     names = ("until the answer", "  transformer", "  decoder", "after the answer", "decoder passes")
     for name, column in zip(names, times.T, strict=True):
         values = (*np.percentile(column, [50, 95, 99]), column.max())
-        lines.append(f"{name:<22}" + "".join(f"{value:>9.2f}" for value in values))
-    lines.append(f"{num_steps} frames with {num_before} before them in the cache")
-    return "\n".join(lines)
+        rows.append([name, *(f"{value:.2f}" for value in values)])
+    return f"{aligned(rows)}\n{num_steps} frames with {num_before} before them in the cache"

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from p2p.console import aligned
 from p2p.files import write_file
 
 STAGES = ("receive", "decode", "queue", "resize", "model", "sampling", "send")
@@ -102,15 +103,14 @@ class LatencyLog:
 
     def report(self) -> str:
         """The table that is shown at the end of a session; the last row says what each total is worth."""
-        lines = [f"{'ms':<10}{'p50':>9}{'p95':>9}{'p99':>9}{'max':>9}"]
-        values: tuple[float, ...] = ()
-        for entry in self.statistics():
-            values = (entry.p50, entry.p95, entry.p99, entry.max)
-            lines.append(f"{entry.name:<10}" + "".join(f"{value:>9.2f}" for value in values))
-        if values:
-            lines.append(f"{'':<10}" + "".join(f"{colour_of(value):>9}" for value in values))
-        lines.append(self.summary())
-        return "\n".join(lines)
+        found = [(entry.name, entry.p50, entry.p95, entry.p99, entry.max) for entry in self.statistics()]
+        rows = [
+            ["ms", "p50", "p95", "p99", "max"],
+            *([name, *(f"{ms:.2f}" for ms in values)] for name, *values in found),
+        ]
+        if found:
+            rows.append(["", *(colour_of(ms) for ms in found[-1][1:])])
+        return f"{aligned(rows)}\n{self.summary()}"
 
     def summary(self) -> str:
         """One line: how many frames, and how many of the answers were in time."""

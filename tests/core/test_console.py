@@ -31,6 +31,15 @@ def test_answers_and_errors_keep_their_lines_and_lose_their_controls(capsys: pyt
     assert err == "p2p: error: the game \\x1b]0;owned\\x07\\x1b[2J\\x9b31m\\u202e\n"
 
 
+def test_a_table_has_words_begin_and_numbers_end_together() -> None:
+    rows = [["game", "frames", "held"], ["doom", "1,200", "w, a"], ["a longer name", "7", ""]]
+    assert console.aligned(rows, left=(0, 2)).split("\n") == [
+        "game           frames  held",
+        "doom            1,200  w, a",
+        "a longer name       7",
+    ]
+
+
 def test_log_lines_and_tracebacks_are_spelt_out(caplog: pytest.LogCaptureFixture) -> None:
     formatter = console.PlainFormatter("%(levelname)s %(message)s")
     try:
