@@ -6,18 +6,17 @@ import http.client
 import io
 import os
 import re
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from typing import Any, BinaryIO
 
 from p2p.hub.archive import BadArchive
-from p2p.hub.transfer import DEFAULT_ENDPOINT, RemoteFile, Repository, start_digest
+from p2p.hub.transfer import DEFAULT_ENDPOINT, RemoteFile, Repository, Tries, start_digest
 
 PREFIX = "hf://"
 _ADDRESS = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.*))?$")
-_TRIES, _FIRST_PAUSE_S, _TIMEOUT_S = 7, 0.5, 60.0
+_TRIES, _TIMEOUT_S = 7, 60.0
 _BUFFER_BYTES = 1 << 20
 
 
@@ -93,7 +92,7 @@ class _Stream(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        failures = 0
+        tries = Tries(_TRIES)
         while self._position < self._size:
             try:
                 if self._answer is None:
@@ -110,10 +109,8 @@ class _Stream(io.RawIOBase):
             except (OSError, http.client.HTTPException) as broken:
                 error = broken
             self._answer = None
-            failures += 1
-            if failures == _TRIES:
+            if not tries.again(moved=False):
                 raise OSError(5, f"the Hub does not answer: {error}; run the same command again", self._address)
-            time.sleep(_FIRST_PAUSE_S * 2 ** (failures - 1))
         return 0
 
     def _connect(self) -> None:

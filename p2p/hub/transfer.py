@@ -201,19 +201,32 @@ def _is_worth_another_try(error: OSError) -> bool:
     return error.errno is None
 
 
+class Tries:
+    """Counts failures without progress between them, and pauses after each, twice as long every time."""
+
+    def __init__(self, most: int = MAX_TRIES_WITHOUT_PROGRESS) -> None:
+        self._most, self._failures = most, 0
+
+    def again(self, moved: bool) -> bool:
+        """After a failure; `moved`: bytes came since the one before. False at once when there were too many."""
+        self._failures = 0 if moved else self._failures + 1
+        if self._failures >= self._most:
+            return False
+        time.sleep(FIRST_PAUSE_S * 2**self._failures)
+        return True
+
+
 def _with_retries(download: Callable[[], Path], progress: Callable[[], int], name: str) -> Path:
-    failures, before = 0, progress()
+    tries, before = Tries(), progress()
     while True:
         try:
             return download()
         except OSError as error:
             now = progress()
-            failures = 0 if now > before else failures + 1
-            if failures >= MAX_TRIES_WITHOUT_PROGRESS or not _is_worth_another_try(error):
+            if not _is_worth_another_try(error) or not tries.again(now > before):
                 raise
             before = now
             logger.warning("%s: the connection broke after %d bytes; going on from there", name, now)
-            time.sleep(FIRST_PAUSE_S * 2**failures)
 
 
 class Downloads:

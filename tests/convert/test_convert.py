@@ -313,7 +313,7 @@ def test_archives_are_read_from_the_hub(raw: Path, tmp_path: Path, monkeypatch: 
     content = {"dataset/batch_00001.tar.gz": archive.read_bytes(), "README.md": b"hello"}
     hub = HubStandIn({("datasets", "owner/games"): content})
     hub.breaks["dataset/batch_00001.tar.gz"] = [1000, 5000, 70_000]  # bytes after which a transfer is cut
-    monkeypatch.setattr("p2p_convert.hub._FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("p2p.hub.transfer.FIRST_PAUSE_S", 0.01)
     monkeypatch.setenv("HF_ENDPOINT", hub.address)
     try:
         convert(["hf://datasets/owner/games/dataset"], tmp_path / "out", Options(val_fraction=0))
