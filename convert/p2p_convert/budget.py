@@ -13,8 +13,8 @@ from p2p_convert.errors import Rejected
 
 MAX_FRAMES = MAX_RECORDING_FRAMES
 MAX_VIDEO_BYTES = 1 << 36
-_START_S = 30.0
-_FRAME_S = 0.25  # fifty times what decoding, stretching and encoding a frame takes
+START_S = 30.0
+FRAME_S = 0.25  # fifty times what decoding, stretching and encoding a frame takes
 
 
 class Budget:
@@ -36,7 +36,7 @@ class Budget:
         if num_frames > MAX_FRAMES:
             raise Rejected("too long", f"{self.where}: more than {MAX_FRAMES} frames, that is 24 hours")
         spent = time.thread_time() - self._begin
-        allowed = _START_S + _FRAME_S * num_frames
+        allowed = START_S + FRAME_S * num_frames
         if spent > allowed:
             message = f"{self.where}: frame {num_frames} after {spent:.0f} s of processor time; allowed {allowed:.0f}"
             raise Rejected("takes too long", message)

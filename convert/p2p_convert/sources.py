@@ -77,7 +77,7 @@ class ArchiveSource:
             BadArchive: when the archive is damaged or too short; it may be after the last recording that this shows.
         """
         originals: set[str] = set()
-        for folder, files in self._folders(lambda path: path.name in (*WANTED_FILES, MANIFEST)):
+        for folder, files in self.folders(lambda path: path.name in (*WANTED_FILES, MANIFEST)):
             if set(files) == {MANIFEST}:
                 yield from self._lone_manifest(folder, files[MANIFEST])
             elif VIDEO_FILE not in files and ORIGINAL_VIDEO_FILE in files:
@@ -87,12 +87,12 @@ class ArchiveSource:
             del files  # before the next one is read
         if originals:
             wanted = (ANNOTATION_FILE, ORIGINAL_VIDEO_FILE, MANIFEST)
-            for folder, files in self._folders(lambda path: path.name in wanted and str(path.parent) in originals):
+            for folder, files in self.folders(lambda path: path.name in wanted and str(path.parent) in originals):
                 if folder in originals and set(files) != {MANIFEST}:
                     yield self._recording(folder, files)
                 del files
 
-    def _folders(self, wanted: Callable[[PurePosixPath], bool]) -> Iterator[tuple[str, dict[str, bytes | int | None]]]:
+    def folders(self, wanted: Callable[[PurePosixPath], bool]) -> Iterator[tuple[str, dict[str, bytes | int | None]]]:
         """(folder, {file name: its content, None where it is not wanted, its size where it is too large})."""
         files: dict[str, bytes | int | None] = {}
         folder = ""

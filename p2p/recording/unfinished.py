@@ -44,7 +44,7 @@ _JOURNAL, _RESERVE, _VIDEOS = "journal", "reserve", "*.mp4"
 _NAME = re.compile(r"\.(?P<final>.+)\.(?P<token>[0-9a-f]{16})\.partial", re.DOTALL)
 _HEADER_BYTES = 4096  # a video without a frame is no longer
 _RESERVE_BYTES = 4 << 20  # an annotation.proto of more than an hour
-_MAX_FIELDS = 1 << 22  # that are read of a torn journal: one a frame, of more than two days
+MAX_FIELDS = 1 << 22  # that are read of a torn journal: one a frame, of more than two days
 _FRAME_FIELD = messages.VideoAnnotation.DESCRIPTOR.fields_by_name["frame_annotations"].number
 _FRAME_TAG = bytes([_FRAME_FIELD << 3 | 2])  # a field that is a message: its length and its bytes follow
 
@@ -214,7 +214,7 @@ def _read_journal(path: Path) -> messages.VideoAnnotation:
 def _read_torn(content: bytes) -> messages.VideoAnnotation:
     annotation = messages.VideoAnnotation()
     position = 0
-    for _ in range(_MAX_FIELDS):
+    for _ in range(MAX_FIELDS):
         end = _field_end(content, position)
         try:
             annotation.MergeFrom(messages.VideoAnnotation.FromString(content[position:end]))

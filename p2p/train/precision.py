@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-_CPU_FLAGS = Path("/proc/cpuinfo")
+CPU_FLAGS = Path("/proc/cpuinfo")
 _BF16_MATRIX_UNITS = "amx_bf16"
 
 
@@ -52,6 +52,6 @@ def precision_here(wanted: str) -> Precision:
 def cpu_has_bf16_units() -> bool:
     """Whether the processor multiplies bfloat16 matrices in hardware, as Linux tells it."""
     try:
-        return _BF16_MATRIX_UNITS in _CPU_FLAGS.read_text().split()
+        return _BF16_MATRIX_UNITS in CPU_FLAGS.read_text().split()
     except OSError:
         return False

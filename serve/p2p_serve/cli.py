@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from p2p_serve.players import PolicyPlayer
     from p2p_serve.text import TextSource
 
-_PROGRESS_S = 3.0
+PROGRESS_S = 3.0
 TOOLS = ("echo", "playback", "loadtest", "bench")
 
 _DESCRIPTION = """Serve a policy in real time: frames in, keys and mouse out, over Recap's protocol.
@@ -326,13 +326,13 @@ def _run_bench(args: argparse.Namespace) -> int:
 def _say_progress() -> Callable[[int, int], None]:
     """Notes every few seconds how far a measurement is and how long it will still take."""
     begin_s = time.monotonic()
-    next_s = begin_s + _PROGRESS_S
+    next_s = begin_s + PROGRESS_S
 
     def progress(num_done: int, num_all: int) -> None:
         nonlocal next_s
         now = time.monotonic()
         if now >= next_s:
-            next_s = now + _PROGRESS_S
+            next_s = now + PROGRESS_S
             left_s = (now - begin_s) / num_done * (num_all - num_done)
             note(f"{num_done} of {num_all} frames, {left_s:.0f} s to go")
 

@@ -131,7 +131,7 @@ def test_videos_of_other_names_are_not_remembered_one_by_one(tmp_path: Path) -> 
             tar.addfile(tarfile.TarInfo(f"a/{number}.mp4"))
     (tmp_path / "a.tar").write_bytes(buffer.getvalue())
     (archive,) = find_archives(str(tmp_path))
-    (given,) = archive._folders(lambda path: False)
+    (given,) = archive.folders(lambda path: False)
     assert given[0] == "a"
     assert len(given[1]) == 1
 

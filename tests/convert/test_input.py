@@ -290,8 +290,8 @@ def test_a_recording_has_a_budget_of_time_and_of_frames(monkeypatch: pytest.Monk
     Budget("here").check(budget.MAX_FRAMES)
     with pytest.raises(Rejected, match="too long: here: more than 1728000 frames"):
         Budget("here").check(budget.MAX_FRAMES + 1)
-    monkeypatch.setattr(budget, "_START_S", 0.0)
-    monkeypatch.setattr(budget, "_FRAME_S", 0.0)
+    monkeypatch.setattr(budget, "START_S", 0.0)
+    monkeypatch.setattr(budget, "FRAME_S", 0.0)
     slow = Budget("here")
     sum(range(10_000))
     with pytest.raises(Rejected, match="takes too long: here: frame 7"):

@@ -194,7 +194,7 @@ def test_a_policy_comes_from_the_hub_by_its_name(
 def test_bench_says_how_far_it_is_and_prints_its_table(
     policy_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("p2p_serve.cli._PROGRESS_S", 0.0)
+    monkeypatch.setattr("p2p_serve.cli.PROGRESS_S", 0.0)
     assert main(["bench", "--policy", str(policy_folder), "--steps", "5", "--device", "cpu"]) == 0
     output, progress = capsys.readouterr()
     assert "1 of 13 frames, " in progress

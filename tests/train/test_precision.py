@@ -36,7 +36,7 @@ def test_the_processor_s_flags_tell(
     flags: str, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cpuinfo").write_text(flags)
-    monkeypatch.setattr(precision, "_CPU_FLAGS", tmp_path / "cpuinfo")
+    monkeypatch.setattr(precision, "CPU_FLAGS", tmp_path / "cpuinfo")
     assert precision.cpu_has_bf16_units() is expected
 
 
