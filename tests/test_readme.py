@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import p2p_convert.cli
 import p2p_serve.cli
 from p2p.cli import COMMANDS
 from p2p.recipe import load_recipe
@@ -56,8 +57,8 @@ def test_documented_servers_parse(line: str) -> None:
 def test_documented_p2p_commands_parse(line: str) -> None:
     name, *arguments = shlex.split(line)[1:]
     assert name in COMMANDS
-    if name == "serve":
-        p2p_serve.cli.parse(arguments)
+    if COMMANDS[name].is_program:
+        {"serve": p2p_serve.cli.parse, "convert": p2p_convert.cli.parse}[name](arguments)
         return
     parser = argparse.ArgumentParser(prog=f"p2p {name}")
     importlib.import_module(COMMANDS[name].module).add_arguments(parser)

@@ -47,6 +47,11 @@ def _print(command: str, arguments: Sequence[str]) -> int:
     return 0
 
 
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of a conversion."""
+    return _parser().parse_args(arguments)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="p2p-convert",
@@ -91,6 +96,14 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="in recordings of version 5, give actions of the system the buttons and motion that are kept elsewhere",
     )
+    parser.add_argument(
+        "--from",
+        dest="origin",
+        default="",
+        metavar="FORMAT",
+        help="others' recordings: vpt or table; raw: ours (default: by what a folder holds)",
+    )
+    parser.add_argument("--game", default="", help="of others' recordings (default: the format's, or RAW's name)")
     parser.add_argument("--by-game", action="store_true", help="one stream per game, OUT/train/GAME")
     parser.add_argument("--game-names", metavar="FILE", help='more names of games, {"aliases": {"misspelt": "name"}}')
     parser.add_argument(
@@ -107,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _convert(arguments: list[str]) -> int:
-    args = _parser().parse_args(arguments)
+    args = parse(arguments)
     if args.workers < 1:
         raise ValueError(f"--workers {args.workers}: write 1 or more")
     options = Options(
@@ -119,6 +132,8 @@ def _convert(arguments: list[str]) -> int:
         encoding=parse_encoding(args.transcode) if args.transcode else None,
         decode=args.decode,
         amend=Amendments(args.join_taps, args.repair_version_5),
+        origin=args.origin,
+        game=args.game,
     )
     bar = _Progress(args.decode, args.workers)
     begin = time.monotonic()

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from p2p import gate
 from p2p.format import FORMAT_VERSION
@@ -20,9 +20,12 @@ from p2p.hub.archive import BadArchive
 from p2p_convert import hub, reports
 from p2p_convert.amend import Amendments
 from p2p_convert.decoding import ALL, DECODE
+from p2p_convert.foreign import ForeignRecording
+from p2p_convert.foreign import find as find_foreign
 from p2p_convert.sources import (
     ArchiveSource,
     FolderSource,
+    ForeignSource,
     Source,
     find_archives,
     find_recordings,
@@ -34,6 +37,7 @@ from p2p_convert.storage import Store
 from p2p_convert.transcode import Encoding
 
 logger = logging.getLogger(__name__)
+_Kind = TypeVar("_Kind")
 
 PLAN = ".convert/plan.json"
 _TASK_BYTES = 128 << 20
@@ -53,6 +57,8 @@ class Options:
     game_aliases: Mapping[str, str] = field(default_factory=dict)
     decode: str = ALL
     amend: Amendments = Amendments()
+    origin: str = ""  # the format of others' recordings; "": by what a folder holds
+    game: str = ""  # of others' recordings
 
     def __post_init__(self) -> None:
         if not 0 <= self.val_fraction < 1:
@@ -111,7 +117,8 @@ def make_plan(raw: Sequence[str | Path], out: str, options: Options) -> Plan:
     roots = [str(root) for root in raw]
     archives = [archive for root in roots for archive in find_archives(root)]
     on_disk = [Path(root) for root in roots if not root.startswith(hub.PREFIX)]
-    folders = sorted((f for root in on_disk for f in find_recordings(root)), key=lambda f: (f.name, str(f)))
+    foreign, ours = _foreign(on_disk, options)
+    folders = sorted((f for root in ours for f in find_recordings(root)), key=lambda f: (f.name, str(f)))
     first: dict[str, Path] = {}
     duplicates = []
     for folder in folders:
@@ -119,27 +126,61 @@ def make_plan(raw: Sequence[str | Path], out: str, options: Options) -> Plan:
             duplicates.append((folder.name, str(folder)))
         else:
             first[folder.name] = folder
-    if not first and not archives:
+    others: dict[str, ForeignRecording] = {}
+    for each in foreign:
+        if each.id in first or each.id in others:
+            duplicates.append((each.id, each.where))
+        else:
+            others[each.id] = each
+    if not first and not archives and not others:
         raise ValueError(
             f"{', '.join(map(str, raw))}: no recording in it; a recording is a folder with annotation.proto and "
-            "192x192.mp4, and an archive of recordings is a .tar.gz"
+            "192x192.mp4, and an archive of recordings is a .tar.gz; docs/importing.md has others' formats"
         )
     in_archives = _names(archives, options.val_fraction)
-    validation = None if in_archives is None else validation_ids([*first, *in_archives], options.val_fraction)
+    validation = None if in_archives is None else validation_ids([*first, *others, *in_archives], options.val_fraction)
     tasks: list[Task] = []
-    for group in _group(list(first.values())):
-        source = FolderSource(tuple(str(f) for f, _ in group), sum(size for _, size in group))
+    for group in _group(list(first.values()), num_bytes):
+        source: Source = FolderSource(tuple(str(f) for f, _ in group), sum(size for _, size in group))
+        tasks.append(Task(len(tasks), source, options, out, validation))
+    for foreign_group in _group(sorted(others.values(), key=lambda each: each.id), _foreign_bytes):
+        source = ForeignSource(tuple(each for each, _ in foreign_group), sum(size for _, size in foreign_group))
         tasks.append(Task(len(tasks), source, options, out, validation))
     for archive in sorted(archives, key=lambda a: (Path(a.archive).name, a.archive)):
         tasks.append(Task(len(tasks), archive, options, out, validation))
     described = {
         "format": FORMAT_VERSION,
-        "options": {**asdict(options), "decode": None},  # what is stored does not hang on it: another may go on
+        "options": _identifying(options),
         "tasks": [[_file_names(task.source), task.source.num_bytes] for task in tasks],
         "validation": None if validation is None else sorted(validation),
     }
     identity = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-    return Plan(tuple(tasks), len(first), tuple(duplicates), identity)
+    return Plan(tuple(tasks), len(first) + len(others), tuple(duplicates), identity)
+
+
+def _foreign(roots: Sequence[Path], options: Options) -> tuple[list[ForeignRecording], list[Path]]:
+    """The recordings that others made, and the folders that hold our own."""
+    found, ours = [], []
+    for root in roots:
+        recordings = find_foreign(root, options.origin, options.game)
+        if recordings is None:
+            ours.append(root)
+        else:
+            found += recordings
+    return found, ours
+
+
+def _foreign_bytes(recording: ForeignRecording) -> int:
+    return sum(path.stat().st_size for path in recording.paths.values())
+
+
+def _identifying(options: Options) -> dict[str, Any]:
+    """The options by which one conversion goes on as another; what is stored does not hang on how much is decoded."""
+    described = {**asdict(options), "decode": None}
+    for name in ("origin", "game"):  # where they say nothing, as before there were any
+        if not described[name]:
+            del described[name]
+    return described
 
 
 def _names(archives: Sequence[ArchiveSource], val_fraction: float) -> list[str] | None:
@@ -160,18 +201,20 @@ def _names(archives: Sequence[ArchiveSource], val_fraction: float) -> list[str] 
 def _file_names(source: Source) -> list[str]:
     if isinstance(source, ArchiveSource):
         return [Path(source.archive).name]
+    if isinstance(source, ForeignSource):
+        return [f"{each.importer}:{each.game}:{each.part}:{each.id}" for each in source.foreign]
     return [Path(folder).name for folder in source.folders]
 
 
-def _group(folders: Sequence[Path]) -> list[list[tuple[Path, int]]]:
-    groups: list[list[tuple[Path, int]]] = []
+def _group(recordings: Sequence[_Kind], measure: Callable[[_Kind], int]) -> list[list[tuple[_Kind, int]]]:
+    groups: list[list[tuple[_Kind, int]]] = []
     total = 0
-    for folder in folders:
-        size = num_bytes(folder)
+    for recording in recordings:
+        size = measure(recording)
         if not groups or len(groups[-1]) == _TASK_RECORDINGS or total + size > _TASK_BYTES:
             groups.append([])
             total = 0
-        groups[-1].append((folder, size))
+        groups[-1].append((recording, size))
         total += size
     return groups
 

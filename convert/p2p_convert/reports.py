@@ -18,7 +18,7 @@ from p2p import gate
 from p2p.format import RecordingEntry, entry_from_json
 from p2p.manifest import MANIFEST, describe
 from p2p_convert import hub
-from p2p_convert.sources import ArchiveSource, Source, wanted_files
+from p2p_convert.sources import ArchiveSource, FolderSource, ForeignSource, Source, wanted_files
 
 DAMAGED_ARCHIVE = "damaged archive"
 Stamps = dict[str, dict[str, Any]]  # {file: its bytes, and what else tells its content}
@@ -97,13 +97,20 @@ def stamps(source: Source) -> Stamps:
     A recording's file by size and time of change, an archive by its size and samples of its bytes (of a .tar.gz that is
     exact, for gzip's checksum is among them), one of the Hub by its hash. Where files lie does not matter.
     """
-    if not isinstance(source, ArchiveSource):
+    if isinstance(source, ForeignSource):
+        files = {f"{each.id}/{name}": path for each in source.foreign for name, path in each.paths.items()}
+        return _by_time_of_change(files)
+    if isinstance(source, FolderSource):
         files = {f"{Path(f).name}/{name}": Path(f) / name for f in source.folders for name in _stamped(Path(f))}
-        found = {name: path.stat() for name, path in files.items()}
-        return {name: {"bytes": each.st_size, "mtime_ns": each.st_mtime_ns} for name, each in found.items()}
+        return _by_time_of_change(files)
     if source.archive.startswith(hub.PREFIX):
         return {Path(source.archive).name: {"bytes": source.num_bytes, "digest": source.digest}}
     return {Path(source.archive).name: {"bytes": source.num_bytes, "samples": _samples(Path(source.archive))}}
+
+
+def _by_time_of_change(files: Mapping[str, Path]) -> Stamps:
+    found = {name: path.stat() for name, path in files.items()}
+    return {name: {"bytes": each.st_size, "mtime_ns": each.st_mtime_ns} for name, each in found.items()}
 
 
 def _stamped(folder: Path) -> list[str]:
@@ -154,6 +161,8 @@ def _has_content(stamp: Mapping[str, Any], path: Path) -> bool:
 def _path(source: Source, name: str) -> Path:
     assert not isinstance(source, ArchiveSource)
     folder, _, file = name.rpartition("/")
+    if isinstance(source, ForeignSource):
+        return next(each for each in source.foreign if each.id == folder).paths[file]
     return next(Path(f) for f in source.folders if Path(f).name == folder) / file
 
 

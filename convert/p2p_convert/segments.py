@@ -35,11 +35,16 @@ MIN_SEGMENT_FRAMES = 256  # keyframes allowing; a chunk of 200 steps then lies i
 
 @dataclass(frozen=True)
 class RawRecording:
-    """The files of one recording: its id (the folder's name), where it lies, and {file name: content or path}."""
+    """The files of one recording: its id (the folder's name), where it lies, and {file name: content or path}.
+
+    `origin` stands for one that was made of foreign files, and says of which; `counts` what was odd about them.
+    """
 
     id: str
     where: str
     files: Mapping[str, bytes | Path]
+    origin: Mapping[str, Mapping[str, Any]] | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,14 +85,14 @@ def convert_recording(
     Raises:
         Rejected: when it cannot be used, with the reason.
     """
-    counts: Counter[str] = Counter()
+    counts = Counter(raw.counts)
     content = _read_annotation(raw)
     video_name = video_file(raw.files)
     if video_name is None:
         raise Rejected("no video", f"{raw.where} has neither {VIDEO_FILE} nor {ORIGINAL_VIDEO_FILE}")
     video, where = raw.files[video_name], f"{raw.where}/{video_name}"
     budget = Budget(where)
-    source = {ANNOTATION_FILE: _describe(content), video_name: _describe(video)}
+    source: dict[str, Mapping[str, Any]] = {ANNOTATION_FILE: _describe(content), video_name: _describe(video)}
     _compare_with_manifest(raw, source)
     annotation = _parse(content, f"{raw.where}/{ANNOTATION_FILE}")
     game = game_name(annotation)
@@ -99,6 +104,9 @@ def convert_recording(
         source["encoded"] = {"gop": encoding.gop, "crf": encoding.crf}
         counts["recordings encoded anew: frames are not those of the source bit by bit"] += 1
         decode = NONE  # every frame of the source was, and x264 wrote what is stored
+    if raw.origin is not None:
+        source = dict(raw.origin)
+        decode = NONE
     packets = read_packets(video, where, budget)
     actions, texts = extract(annotation, packets.num_frames, counts, f"{raw.where}/{ANNOTATION_FILE}")
     num_annotations = len(annotation.frame_annotations)
@@ -196,7 +204,7 @@ def _cut(
     actions: Actions,
     texts: list[Text],
     annotation: bytes,
-    source: dict[str, dict[str, Any]],
+    source: Mapping[str, Mapping[str, Any]],
 ) -> list[Segment]:
     segments: list[Segment] = []
     num_numbers = 0

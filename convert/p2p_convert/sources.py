@@ -16,6 +16,7 @@ from p2p.manifest import MANIFEST, decode_manifest
 from p2p.recording import ANNOTATION_FILE, MANIFEST_KIND, VIDEO_FILE
 from p2p_convert import hub
 from p2p_convert.errors import Rejected
+from p2p_convert.foreign import ForeignRecording
 from p2p_convert.segments import MAX_MANIFEST_BYTES, ORIGINAL_VIDEO_FILE, RawRecording
 
 WANTED_FILES = (ANNOTATION_FILE, VIDEO_FILE)
@@ -178,7 +179,19 @@ class ArchiveSource:
             raise BadArchive(f"{gate.printable(self.archive)}: more than {MAX_RECORDINGS} recordings")
 
 
-Source = FolderSource | ArchiveSource
+@dataclass(frozen=True)
+class ForeignSource:
+    """Recordings that other programs made, by id; read when they are converted."""
+
+    foreign: tuple[ForeignRecording, ...]
+    num_bytes: int
+
+    def recordings(self) -> Iterator[ForeignRecording]:
+        """The recordings in order, unread."""
+        yield from self.foreign
+
+
+Source = FolderSource | ArchiveSource | ForeignSource
 
 
 def is_archive(path: PurePath) -> bool:

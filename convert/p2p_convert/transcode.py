@@ -16,6 +16,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from p2p.actions import FRAME_RATE_HZ
@@ -70,11 +71,22 @@ def transcode(
     Raises:
         Rejected: when the video does not decode, or its times are no recording's.
     """
-    shown = _video_times(video, budget)
+    frames = file_frames(video, budget.where, budget)
+    return encode_anew(_video_times(video, budget), frames, annotation, encoding, budget)
+
+
+def encode_anew(
+    shown: NDArray[np.float64],
+    frames: Iterator[VideoFrame],
+    annotation: VideoAnnotation,
+    encoding: Encoding,
+    budget: Budget,
+) -> tuple[bytes, VideoAnnotation]:
+    """As `transcode`, of frames, and the seconds at which each is shown."""
     if not rate_problem(len(shown), float(np.ptp(shown)) if len(shown) else 0.0):
-        return _encode(_resized(video, np.arange(len(shown)), budget), encoding), annotation
+        return _encode(_resized(frames, np.arange(len(shown)), budget), encoding), annotation
     chosen = resample(_checked(_frame_times(shown, annotation), budget.where))
-    return _encode(_resized(video, chosen, budget), encoding), merge_annotations(annotation, chosen)
+    return _encode(_resized(frames, chosen, budget), encoding), merge_annotations(annotation, chosen)
 
 
 def _video_times(video: bytes | Path, budget: Budget) -> NDArray[np.float64]:
@@ -172,12 +184,12 @@ def _held(frame: FrameAnnotation) -> FrameAnnotation:
     return held
 
 
-def _resized(video: bytes | Path, chosen: NDArray[np.int64], budget: Budget) -> Iterator[NDArray[np.uint8]]:
+def _resized(frames: Iterator[VideoFrame], chosen: NDArray[np.int64], budget: Budget) -> Iterator[NDArray[np.uint8]]:
     """The chosen frames, uint8 [192, 192, 3]; a frame chosen twice comes twice. All are decoded, and checked."""
     converter = RgbConverter()
     wanted = np.bincount(chosen)
     number = -1
-    for number, frame in enumerate(file_frames(video, budget.where, budget)):
+    for number, frame in enumerate(frames):
         if number < len(wanted) and wanted[number]:
             picture = converter.interleaved(frame)
             if picture.shape[:2] != (FRAME_SIZE, FRAME_SIZE):

@@ -18,11 +18,12 @@ from p2p.format import RecordingEntry, encode_segment
 from p2p.game_names import canonical, folder_name
 from p2p.hub.archive import BadArchive
 from p2p.recording.memory import limited_memory
-from p2p_convert import reports
+from p2p_convert import foreign, reports
 from p2p_convert.errors import Rejected
+from p2p_convert.foreign import ForeignRecording
 from p2p_convert.plan import Options, Task
 from p2p_convert.segments import RawRecording, convert_recording
-from p2p_convert.sources import FolderSource, Unusable
+from p2p_convert.sources import ArchiveSource, Unusable
 from p2p_convert.statistics import Stats, add_stats, recording_stats
 from p2p_convert.storage import open_store
 from p2p_convert.writer import Pieces, SortedRecordings, StreamPart, describe_recording
@@ -80,7 +81,7 @@ def _in_order(
 ) -> Iterator[tuple[str, RecordingEntry, Iterable[Pieces]]]:
     """(stream, recording, samples) by id; what else there is to report goes into the last four arguments."""
     converted = _converted(task, rejected, counts, stats, stamps)
-    if isinstance(task.source, FolderSource):  # is in order
+    if not isinstance(task.source, ArchiveSource):  # is in order
         yield from converted
         return
     with contextlib.closing(SortedRecordings()) as waiting:
@@ -113,12 +114,15 @@ def _converted(
             if isinstance(error, OSError) and error.errno in _MACHINE_IS_OUT:
                 raise
             rejected.append(_verdict(raw, error))
-            reports.add_samples(stamps, raw.id, raw.files if isinstance(raw, RawRecording) else {})
+            reports.add_samples(stamps, raw.id, _files(raw))
             continue
         game = done.recording.game
         add_stats(stats, game, done.stats)
         counts.update(done.counts)
-        reports.add_hashes(stamps, raw.id, done.source)
+        if isinstance(raw, ForeignRecording):  # whose files are large, and may be those of many recordings
+            reports.add_samples(stamps, raw.id, raw.paths)
+        else:
+            reports.add_hashes(stamps, raw.id, done.source)
         yield stream_name(task.is_validation(raw.id), game, task.options), done.recording, done.samples
         del raw, done  # before the next one is read
 
@@ -134,20 +138,29 @@ class _Done:
     source: Mapping[str, Mapping[str, Any]]
 
 
-def _convert(raw: RawRecording | Unusable, task: Task) -> _Done:
+def _files(raw: RawRecording | Unusable | ForeignRecording) -> Mapping[str, bytes | Path]:
+    if isinstance(raw, ForeignRecording):
+        return raw.paths
+    return raw.files if isinstance(raw, RawRecording) else {}
+
+
+def _convert(raw: RawRecording | Unusable | ForeignRecording, task: Task) -> _Done:
     if isinstance(raw, Unusable):
         raise raw.verdict
     if raw.id in task.deadly:
         raise Rejected("kills its process", f"{raw.where}: the process that converted it alone died")
     gate.plain_name(raw.id, f"{gate.shown(raw.where, quote=False)}: as the id of a recording")
-    converted = convert_recording(raw, task.options.encoding, task.options.decode, task.options.amend)
+    encoding = task.options.encoding
+    if isinstance(raw, ForeignRecording):
+        raw, encoding = foreign.read(raw, encoding), None
+    converted = convert_recording(raw, encoding, task.options.decode, task.options.amend)
     converted = replace(converted, game=canonical(converted.game, task.options.game_aliases))
     samples = [encode_segment(segment) for segment in converted.segments]
     source = converted.segments[0].source or {}
     return _Done(describe_recording(converted), samples, converted.counts, recording_stats(converted), source)
 
 
-def _verdict(raw: RawRecording | Unusable, error: Exception) -> dict[str, str]:
+def _verdict(raw: RawRecording | Unusable | ForeignRecording, error: Exception) -> dict[str, str]:
     """What the report says about a recording that was not converted."""
     if isinstance(error, Rejected):
         reason, message = error.reason, error.message
