@@ -25,7 +25,7 @@ from p2p_convert.foreign.video import Clip, frames, times
 from p2p_convert.segments import RawRecording
 from p2p_convert.transcode import Encoding, encode_anew
 
-IMPORTERS = ("vpt", "table")
+IMPORTERS = ("vpt", "owa", "table")
 RAW = "raw"  # our own recordings
 
 
@@ -84,7 +84,7 @@ def find(root: Path, wanted: str, game: str) -> list[ForeignRecording] | None:
 
 def _detect(root: Path) -> str:
     """The format of a folder by the names of its files, "" for our own and for what is not known."""
-    kinds = {".jsonl": "vpt", ".csv": "table", ".parquet": "table"}
+    kinds = {".jsonl": "vpt", ".mcap": "owa", ".csv": "table", ".parquet": "table"}
     names = {entry.name for entry in os.scandir(root) if not entry.name.startswith(".")}
     if ANNOTATION_FILE in names:
         return ""
