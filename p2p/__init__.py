@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from p2p.config import PolicyConfig, SamplingConfig
     from p2p.data.batch import collate
     from p2p.data.dataset import GameplayDataset
+    from p2p.environments.registry import make_env
     from p2p.model.inference import for_inference
     from p2p.model.losses import label_mask, policy_loss
     from p2p.model.opening import load_policy
     from p2p.model.policy import Policy
     from p2p.model.session import Session
     from p2p.model.weights import save_policy
+    from p2p.play.rollout import rollout
 
 __version__ = "0.1.0"
 
@@ -33,7 +35,9 @@ __all__ = [
     "for_inference",
     "label_mask",
     "load_policy",
+    "make_env",
     "policy_loss",
+    "rollout",
     "save_policy",
 ]
 
@@ -42,12 +46,14 @@ _HOMES = {
     "p2p.config": ("PolicyConfig", "SamplingConfig"),
     "p2p.data.batch": ("collate",),
     "p2p.data.dataset": ("GameplayDataset",),
+    "p2p.environments.registry": ("make_env",),
     "p2p.model.inference": ("for_inference",),
     "p2p.model.losses": ("label_mask", "policy_loss"),
     "p2p.model.opening": ("load_policy",),
     "p2p.model.policy": ("Policy",),
     "p2p.model.session": ("Session",),
     "p2p.model.weights": ("save_policy",),
+    "p2p.play.rollout": ("rollout",),
 }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import NormalDist
@@ -78,6 +78,54 @@ class Action:
     buttons: tuple[str, ...] = ()
     dx: int = 0
     dy: int = 0
+
+    def at_rest(self) -> Action:
+        """The same keys and buttons without motion, which belongs to one step."""
+        return Action(self.keys, self.buttons)
+
+    def followed_by(self, later: Action) -> Action:
+        """Both in one step: the keys and buttons of the later one stay down, motion of the mouse adds up."""
+        return Action(later.keys, later.buttons, self.dx + later.dx, self.dy + later.dy)
+
+    def to_sample(self) -> dict[str, NDArray[Any]]:
+        """As in the environments' action space: `keys` int8 [19] in the order of KEY_NAMES[1:], each 1 while it is
+        down; `buttons` int8 [3], likewise; `mouse` int32 [2], dx and dy. Names that are not of these are left out.
+        """
+        return {
+            "keys": np.array([name in self.keys for name in KEY_NAMES[1:]], dtype=np.int8),
+            "buttons": np.array([name in self.buttons for name in BUTTON_NAMES[1:]], dtype=np.int8),
+            "mouse": np.array([self.dx, self.dy], dtype=np.int32),
+        }
+
+    @staticmethod
+    def from_sample(sample: Mapping[str, ArrayLike]) -> Action:
+        """The action of a sample of the environments' action space (`to_sample`); motion is rounded to whole pixels.
+
+        Raises:
+            ValueError: when a part is missing, has another shape, or holds something else than 0 and 1, or pixels.
+        """
+        keys, buttons = _held(sample, "keys", KEY_NAMES[1:]), _held(sample, "buttons", BUTTON_NAMES[1:])
+        dx, dy = _part(sample, "mouse", 2)
+        return Action(keys, buttons, round(dx), round(dy))
+
+
+def _held(sample: Mapping[str, ArrayLike], part: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    values = _part(sample, part, len(names))
+    if any(value not in (0, 1) for value in values):
+        raise ValueError(f"{part} of an action is {values}: expected 0 or 1 for each of {', '.join(names)}")
+    return tuple(sorted(name for name, value in zip(names, values, strict=True) if value))
+
+
+def _part(sample: Mapping[str, ArrayLike], part: str, size: int) -> list[float]:
+    if not isinstance(sample, Mapping) or part not in sample:
+        raise ValueError(f"an action without {part!r}: expected an Action, or keys [19], buttons [3] and mouse [2]")
+    try:
+        values = np.asarray(sample[part], dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{part} of an action: expected {size} numbers ({error})") from error
+    if values.shape != (size,) or not (np.abs(values) < 2**31).all():
+        raise ValueError(f"{part} of an action has shape {list(values.shape)} or no finite numbers: expected [{size}]")
+    return [float(value) for value in values]
 
 
 def encode_keys(names: Iterable[str], max_keys: int = 4, unknown: Counter[str] | None = None) -> list[int]:

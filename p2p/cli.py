@@ -43,7 +43,7 @@ COMMANDS = {
     "convert": Command("p2p_convert.cli", "recordings into shards (also: p2p-convert)", is_program=True),
     "train": Command("p2p.train.command", "train a policy by a recipe"),
     "serve": Command("p2p_serve.cli", "a policy behind a socket, in real time (also: p2p-serve)", is_program=True),
-    "play": Command("p2p.play.episodes", "play episodes of a game through a running server"),
+    "play": Command("p2p.play.command", "play episodes of a game through a running server"),
     "export": Command("p2p.train.export", "a training checkpoint into a policy folder"),
     "import": Command("p2p.model.import_command", "a released .ckpt into a policy folder"),
     "flops": Command("p2p.train.flops", "parameters, FLOPs, memory and hours of a recipe"),
@@ -57,6 +57,7 @@ COMMANDS = {
 EXTRA_OF_MODULE = {
     "av": "data",
     "composer": "train",
+    "gymnasium": "play",
     "huggingface_hub": "hub",
     "matplotlib": "plot",
     "PIL": "plot",

@@ -23,26 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from p2p.console import say
+from p2p.environments.registry import find_game
 from p2p.files import owned, write_file
+from p2p.play.comparison import PlaySettings, plan_episodes, play, start_servers
 from p2p.play.console import Progress, duration_text
-from p2p.play.episodes import (
-    POLICY,
-    SHUFFLED,
-    Episode,
-    PlaySettings,
-    format_table,
-    make_jobs,
-    play,
-    read_results,
-    start_servers,
-    summarise,
-    write_results,
-)
-from p2p.play.games import game_info
-from p2p.play.reaper import mark_children
 from p2p.play.record import RecordSettings, own_recordings, record_episodes
 from p2p.play.report import Report, write_report
-from p2p.play.stopping import stoppable
+from p2p.play.results import POLICY, SHUFFLED, PlayedEpisode, format_table, read_results, summarise, write_results
+from p2p.processes.reaper import mark_children
+from p2p.processes.stopping import stoppable
 from p2p.recipe import find_recipe
 
 DEFAULT_OUT = Path("runs/demo")
@@ -212,13 +201,13 @@ def export(run_folder: Path, policy: Path, log: Path) -> str:
 
 def play_episodes(settings: DemoSettings, policy: Path, folder: Path) -> str:
     """Serve the policy, let it and its controls play, write the results and the film."""
-    jobs = make_jobs((POLICY, *settings.compare), settings.episodes, video=str(folder / "play.mp4"))
+    plan = plan_episodes((POLICY, *settings.compare), settings.episodes, video=str(folder / "play.mp4"))
     with ExitStack() as stack:
         addresses = start_servers(stack, policy, settings.workers, seed=0)
         say(f"      p2p-serve listens on {', '.join(addresses)}")
         play_settings = PlaySettings(settings.game, addresses)
-        episodes = play(play_settings, jobs, settings.workers)
-    write_results(folder / "play.json", play_settings, episodes)
+        episodes = play(play_settings, plan, settings.workers)
+    write_results(folder / "play.json", settings.game, episodes)
     row = summarise(episodes)[0]
     return f"mean score of the policy {row.mean:.1f} over {row.num_episodes} episodes"
 
@@ -278,7 +267,7 @@ def _run(command: Sequence[str], log_path: Path, show: Callable[[str], None] = l
 # ------------------------------------------------------------------ all stages
 
 
-def run_demo(settings: DemoSettings, seed: int) -> list[Episode]:
+def run_demo(settings: DemoSettings, seed: int) -> list[PlayedEpisode]:
     """All stages for one training seed; returns the episodes that were played."""
     out, run_folder, folder = settings.out, run_folder_of(settings, seed), settings.out / f"seed-{seed}"
     policy = folder / "policy"
@@ -323,7 +312,7 @@ def run_demo(settings: DemoSettings, seed: int) -> list[Episode]:
     return episodes
 
 
-def report(settings: DemoSettings, seed: int, episodes: Sequence[Episode], seconds: dict[str, float]) -> Path:
+def report(settings: DemoSettings, seed: int, episodes: Sequence[PlayedEpisode], seconds: dict[str, float]) -> Path:
     """Write report.md with its pictures."""
     folder = settings.out / f"seed-{seed}"
     run_folder = run_folder_of(settings, seed)
@@ -340,7 +329,7 @@ def report(settings: DemoSettings, seed: int, episodes: Sequence[Episode], secon
             ("a recording with the recorded and the predicted actions, frame by frame", "evaluation/view.html"),
         ]
     title = f"P2P demo: {settings.game}, training seed {seed}"
-    content = Report(title, game_info(settings.game), episodes, facts, run_folder / "metrics.jsonl", links, seconds)
+    content = Report(title, find_game(settings.game), episodes, facts, run_folder / "metrics.jsonl", links, seconds)
     return write_report(content, folder)
 
 
@@ -353,7 +342,7 @@ def causality_facts(path: Path) -> list[str]:
     return [f"causality score: {score:.0f} ± {std:.0f}, {per_step:.2f} nats a step (0: the picture changes nothing)"]
 
 
-def verdict(settings: DemoSettings, episodes: Sequence[Episode]) -> tuple[bool, str]:
+def verdict(settings: DemoSettings, episodes: Sequence[PlayedEpisode]) -> tuple[bool, str]:
     """Whether the policy plays and looks, and the sentence that says so."""
     means = {row.player: row.mean for row in summarise(episodes)}
     score, others = means[POLICY], {name: mean for name, mean in means.items() if name not in (POLICY, "expert")}
@@ -366,7 +355,7 @@ def verdict(settings: DemoSettings, episodes: Sequence[Episode]) -> tuple[bool, 
     )
 
 
-def seeds_table(results: dict[int, list[Episode]]) -> str:
+def seeds_table(results: dict[int, list[PlayedEpisode]]) -> str:
     """One line per training seed: the mean score of each player with its standard error."""
     players = list(dict.fromkeys(episode.player for episodes in results.values() for episode in episodes))
     lines = ["| training seed | " + " | ".join(players) + " |", "| ---: |" + " ---: |" * len(players)]

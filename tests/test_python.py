@@ -109,6 +109,18 @@ def test_the_example_trains_a_policy_that_can_be_opened(
     assert p2p.load_policy(tmp_path / "policy").config.num_timesteps == 16
 
 
+def test_the_example_lets_a_policy_act(
+    demo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("vizdoom", reason="the extra play is not installed")
+    policy = demo / "runs/demo/seed-0/policy"
+    run_example("act_in_environment.py", policy, "doom:predict_position", 2, monkeypatch=monkeypatch)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines[:2]] == ["seed 1", "seed 2"]
+    assert all(re.fullmatch(r"seed \d: return -?\d after \d+ steps", line) for line in lines[:2])
+    assert all(line.endswith("% of the steps") for line in lines[2:])
+
+
 def test_examples_of_the_library_are_short() -> None:
-    for name in ("look_at_data.py", "train_tiny.py"):
+    for name in ("look_at_data.py", "act_in_environment.py", "train_tiny.py"):
         assert len((REPOSITORY / "examples" / name).read_text().splitlines()) <= 40, name

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from p2p.actions import KEY_NAMES
-from p2p.play.client import Client
-from p2p.play.serving import served
+from p2p.agents.remote import Client
+from p2p.agents.serving import served
 
 ARGUMENTS = ["--recordings", "3", "--updates", "6", "--episodes", "1"]
 

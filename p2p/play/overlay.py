@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from p2p.actions import Action
-from p2p.play.games import Frame
+from p2p.environments.game import Frame
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw

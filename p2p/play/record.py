@@ -7,6 +7,8 @@ The player is disturbed now and then by short bursts of random keys. They are ex
 the player would have pressed, so that mistakes and the way back from them can be learned.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import math
@@ -15,32 +17,39 @@ import time
 from contextlib import AbstractContextManager, closing
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from p2p import gate
 from p2p.actions import FRAME_RATE_HZ
+from p2p.agents.controls import DisturbedAgent
 from p2p.config import FRAME_SIZE
 from p2p.console import say
+from p2p.environments.game import Frame
+from p2p.environments.registry import AGENT_NAMES, find_game, game_name, game_names, make_agent, make_env
 from p2p.files import owned, write_file
 from p2p.play.console import Progress, duration_text
-from p2p.play.games import GAMES, Game, game_info, game_name, open_game
-from p2p.play.player import SCRIPTED, Disturbed, scripted_player
-from p2p.play.stopping import stoppable
-from p2p.play.workers import Report, run_workers
+from p2p.play.rollout import Step, rollout
+from p2p.play.subscribers import Recorder
+from p2p.processes.stopping import stoppable
+from p2p.processes.workers import Report, run_workers
 from p2p.recording import RecordingWriter, discard_unfinished
 from p2p.text import Instruction, embed_instruction, tokenizer_name
+
+if TYPE_CHECKING:
+    import gymnasium
 
 SETTINGS_FILE = "record.json"
 _MAX_SETTINGS_BYTES = 1 << 20
 LOCK_FILE = ".lock"  # of the run that records into the folder
 KEYFRAME_EVERY = 20  # frames: a loader of short chunks decodes little in vain
-SEED_STRIDE = 100_000  # seeds of two recording runs never meet, nor those of evaluation (episodes.FIRST_SEED)
+SEED_STRIDE = 100_000  # seeds of two recording runs never meet, nor those of evaluation (comparison.FIRST_SEED)
 
 
 @dataclass(frozen=True)
 class RecordSettings:
     """What decides the content of a set of recordings.
 
-    `disturbance` is the chance per step that a burst begins; `player` one of player.SCRIPTED; `text` the instruction
+    `disturbance` is the chance per step that a burst begins; `player` one of AGENT_NAMES; `text` the instruction
     that holds for the whole episode (empty: none), with the embedding of `text_embedder`.
     """
 
@@ -53,7 +62,7 @@ class RecordSettings:
     text_embedder: str = "minilm"
 
     def __post_init__(self) -> None:
-        scripted_player(game_info(self.game), self.player)
+        make_agent(find_game(self.game), self.player)
         tokenizer_name(self.text_embedder)
         if self.seed < 0:
             raise ValueError(f"--seed {self.seed}: expected 0 or more")
@@ -137,27 +146,27 @@ def _check_folder(settings: RecordSettings, out: Path) -> None:
 def _record_some(
     settings: RecordSettings, instruction: Instruction, episodes: list[int], out: Path, report: Report
 ) -> None:
-    """One worker: its share of the episodes, one game after another in one engine."""
-    info = game_info(settings.game)
-    with closing(open_game(settings.game, labels=True)) as game:
-        player = Disturbed(scripted_player(info, settings.player), info, settings.disturbance)
+    """One worker: its share of the episodes, one after another in one environment."""
+    game = find_game(settings.game)
+    with closing(make_env(settings.game, labels=True)) as env:
+        agent = DisturbedAgent(make_agent(game, settings.player), game, settings.disturbance)
         for episode in episodes:
-            _record_episode(game, player, settings, instruction, episode, out, report)
+            _record_episode(env, agent, settings, instruction, episode, out, report)
 
 
 def _record_episode(
-    game: Game,
-    player: Disturbed,
+    env: gymnasium.Env[Frame, Any],
+    agent: DisturbedAgent,
     settings: RecordSettings,
     instruction: Instruction,
     episode: int,
     out: Path,
     report: Report,
 ) -> None:
-    seed = settings.seed * SEED_STRIDE + episode
-    game.reset(seed)
-    player.begin(game, seed)
-    num_frames = 0
+    def count(step: Step) -> None:
+        if step.index % 50 == 49:
+            report("frames", 50)
+
     with RecordingWriter(
         out / settings.recording_id(episode),
         settings.recording_id(episode),
@@ -169,15 +178,9 @@ def _record_episode(
         text_tokenizer=tokenizer_name(settings.text_embedder),
         whole_only=True,
     ) as writer:
-        while not game.done:
-            frame = game.frame()
-            executed = player.act(frame)
-            writer.add(frame, player.intended, None, instruction.text, instruction.embedding)
-            game.act(executed)
-            num_frames += 1
-            if num_frames % 50 == 0:
-                report("frames", 50)
-    report("frames", num_frames % 50)
+        recorder = Recorder(writer, lambda step: (agent.intended, None), instruction)
+        (played,) = rollout(env, agent, [recorder, count], seed=settings.seed * SEED_STRIDE + episode)
+    report("frames", played.num_steps % 50)
     report("episode", episode)
 
 
@@ -185,7 +188,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.usage = "%(prog)s --game GAME (--episodes N | --hours H) --out DIR [options]"
     parser.add_argument(
-        "--game", required=True, type=game_name, help=f"one of {', '.join(GAMES)}; in a window also program:COMMAND"
+        "--game",
+        required=True,
+        type=game_name,
+        help=f"one of {', '.join(game_names())}; in a window also program:COMMAND",
     )
     length = parser.add_mutually_exclusive_group(required=True)
     length.add_argument("--episodes", type=int, metavar="N", help="how many episodes there shall be in the folder")
@@ -196,7 +202,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--text-embedder", default="minilm", metavar="NAME", help="minilm, gemma or gemma:FOLDER (%(default)s)"
     )
     script = parser.add_argument_group("a scripted player, without a window, quicker than real time")
-    script.add_argument("--player", default="expert", choices=list(SCRIPTED), help="which one (%(default)s)")
+    script.add_argument("--player", default="expert", choices=AGENT_NAMES, help="which one (%(default)s)")
     script.add_argument("--seed", type=int, default=0, help="another seed records other episodes (%(default)s)")
     script.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="games at once (%(default)s)")
     script.add_argument(
@@ -221,7 +227,7 @@ def num_episodes(args: argparse.Namespace) -> int:
         if not 0 < args.hours < math.inf:
             raise ValueError(f"--hours {args.hours:g}: expected a time above 0, such as 0.5")
         steps = args.hours * 3600 * FRAME_RATE_HZ
-        return max(1, round(steps / game_info(args.game).max_steps))
+        return max(1, round(steps / find_game(args.game).max_steps))
     if args.episodes < 1:
         raise ValueError(f"--episodes {args.episodes}: expected 1 or more")
     return int(args.episodes)
@@ -229,8 +235,7 @@ def num_episodes(args: argparse.Namespace) -> int:
 
 def run_window(args: argparse.Namespace) -> int:
     """Record a person."""
-    from p2p.play.record_person import record_person
-    from p2p.play.window import WindowSettings
+    from p2p.play.window import WindowSettings, record_person
 
     if args.hours is None:
         raise ValueError("--window records for a time: give --hours, such as --hours 0.5")

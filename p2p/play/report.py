@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from p2p.environments.game import Game
 from p2p.files import write_file
-from p2p.play.episodes import DESCRIPTIONS, POLICY, SHUFFLED, Episode, format_table, summarise
-from p2p.play.games import GameInfo
+from p2p.play.results import DESCRIPTIONS, POLICY, SHUFFLED, PlayedEpisode, format_table, summarise
 
 COLOURS = {POLICY: "#2a6fdb", SHUFFLED: "#8fb4ee", "expert": "#e0a100"}
 OTHER_COLOUR = "#9a9a9a"
@@ -26,8 +26,8 @@ class Report:
     """
 
     title: str
-    info: GameInfo
-    episodes: Sequence[Episode]
+    game: Game
+    episodes: Sequence[PlayedEpisode]
     facts: Sequence[str] = ()
     metrics: Path | None = None
     links: Sequence[tuple[str, str]] = ()
@@ -39,10 +39,10 @@ def write_report(report: Report, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     lines = [f"# {report.title}", ""]
     lines += [*(f"- {fact}" for fact in report.facts), ""]
-    lines += [f"## Scores in {report.info.name}", "", format_table(summarise(report.episodes)), ""]
+    lines += [f"## Scores in {report.game.name}", "", format_table(summarise(report.episodes)), ""]
     plot_scores(report.episodes, folder / "scores.png")
     lines += ["Each dot is an episode; all players played the same seeds.", "", "![scores](scores.png)", ""]
-    plot_keys(report.episodes, report.info, folder / "keys.png")
+    plot_keys(report.episodes, report.game, folder / "keys.png")
     lines += ["## Keys", "", "Share of the steps in which a key was down.", "", "![keys](keys.png)", ""]
     if report.metrics is not None and report.metrics.is_file():
         plot_training(read_metrics(report.metrics), folder / "training.png")
@@ -86,7 +86,7 @@ def _save(figure: Any, path: Path) -> None:
     pyplot.close(figure)
 
 
-def plot_scores(episodes: Sequence[Episode], path: Path) -> None:
+def plot_scores(episodes: Sequence[PlayedEpisode], path: Path) -> None:
     """Mean scores as bars, each episode as a dot."""
     rows = summarise(episodes)
     figure, axes = _figure(7, 3.2)
@@ -101,7 +101,7 @@ def plot_scores(episodes: Sequence[Episode], path: Path) -> None:
     _save(figure, path)
 
 
-def key_shares(episodes: Sequence[Episode], player: str) -> dict[str, float]:
+def key_shares(episodes: Sequence[PlayedEpisode], player: str) -> dict[str, float]:
     """Of one player: the share of steps in which each key was down."""
     played = [episode for episode in episodes if episode.player == player]
     num_steps = sum(episode.num_steps for episode in played)
@@ -109,12 +109,12 @@ def key_shares(episodes: Sequence[Episode], player: str) -> dict[str, float]:
     return {name: sum(episode.presses.get(name, 0) for episode in played) / max(1, num_steps) for name in names}
 
 
-def plot_keys(episodes: Sequence[Episode], info: GameInfo, path: Path) -> None:
+def plot_keys(episodes: Sequence[PlayedEpisode], game: Game, path: Path) -> None:
     """How often the policy, its control and the scripted player held each key."""
     players = [player for player in (POLICY, SHUFFLED, "expert") if any(e.player == player for e in episodes)]
     shares = {player: key_shares(episodes, player) for player in players}
     used = {name for table in shares.values() for name, share in table.items() if share >= 0.005}
-    names = [*info.keys, *sorted(used - set(info.keys))]
+    names = [*game.keys, *sorted(used - set(game.keys))]
     figure, axes = _figure(7, 2.8)
     width = 0.8 / max(1, len(players))
     for number, player in enumerate(players):

@@ -18,18 +18,20 @@ import threading
 import time
 from bisect import bisect
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from p2p.actions import Action
-from p2p.play.client import Client
-from p2p.play.programs import WindowedProgram
-from p2p.play.realtime import RealtimeLoop, TickStatistics
-from p2p.play.window import WindowSettings, look, open_window
-from p2p.play.x11 import Eyes, Hands, find_window, open_display, virtual_display
+from p2p.agents.remote import RemoteAgent
+from p2p.desktop.capture import WindowCapture
+from p2p.desktop.display import find_window, open_display, virtual_display
+from p2p.environments.registry import make_env
+from p2p.environments.window import WindowEnv
+from p2p.play.clock import RealtimeClock
 from p2p.protocol import MessageReader, encode_action, parse_frame
 
 HELD, LET_GO = 4, 16  # frames: a trial
@@ -61,15 +63,15 @@ class StandIn(threading.Thread):
 class Watcher(threading.Thread):
     """Pictures of the window, coarse, each with the time at which it was taken."""
 
-    def __init__(self, eyes: Eyes) -> None:
+    def __init__(self, capture: WindowCapture) -> None:
         super().__init__(daemon=True)
-        self._eyes, self._ends = eyes, threading.Event()
+        self._capture, self._ends = capture, threading.Event()
         self.pictures: list[tuple[float, NDArray[np.uint8]]] = []
 
     def run(self) -> None:
         while not self._ends.wait(WATCH_EVERY_S):
             now_s = time.monotonic()
-            self.pictures.append((now_s, self._eyes.grab()[::8, ::8].copy()))
+            self.pictures.append((now_s, self._capture.grab()[::8, ::8].copy()))
 
     def end(self) -> None:
         self._ends.set()
@@ -86,26 +88,27 @@ class Watcher(threading.Thread):
         return None
 
 
-def play_trials(
-    program: WindowedProgram, eyes: Eyes, hands: Hands, client: Client, stand_in: StandIn, num_trials: int
-) -> list[tuple[str, float]]:
+class AtTheEnd:
+    """The window as an environment that executes what a tick's answers come to when the tick is over."""
+
+    def __init__(self, env: WindowEnv) -> None:
+        self.unwrapped, self.step = self, env.step
+
+
+def play_trials(env: WindowEnv, agent: RemoteAgent, stand_in: StandIn, num_trials: int) -> list[tuple[str, float]]:
     """Each trial's way, and when the first frame whose answer holds the key was grabbed."""
     ways = [AT_ONCE, AT_THE_END] * (num_trials // 2)
-    loop, trials = RealtimeLoop(client, TickStatistics()), []
+    clock, trials = RealtimeClock(), []
+    places: dict[str, Any] = {AT_ONCE: env, AT_THE_END: AtTheEnd(env)}
     for index, way in enumerate(ways):
+        frame, info = env.reset(seed=index)
+        clock.begin()
         for step in range(LET_GO + HELD + random.Random(index).randrange(3)):
             stand_in.pressing = step >= LET_GO
-            grabbed_s = time.monotonic()
-            frame = look(program, eyes)
             if step == LET_GO:
-                trials.append((way, grabbed_s))
-            if way == AT_ONCE:
-                loop.tick(frame, hands.hold)
-            else:
-                hands.hold(loop.tick(frame))
-        hands.release()
-        if program.done:
-            program.new_episode(index)
+                trials.append((way, info["time_ns"] / 1e9))
+            _, (frame, *_, info) = clock.step(places[way], agent, frame, info)
+        env.device.release()
     return trials
 
 
@@ -120,18 +123,18 @@ def measure(game: str, key: str, title: str, answer_s: float, num_trials: int, e
         address = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "stand-in"
         stand_in = StandIn(address, key, answer_s)
         stand_in.start()
-        settings = WindowSettings(game, str(address), title=title)
         name = os.environ["DISPLAY"] = stack.enter_context(virtual_display())
-        program, eyes, hands, _ = open_window(settings, stack, lambda line: print(line, file=sys.stderr))
+        env: Any = stack.enter_context(closing(make_env(game, window=True, title=title)))
+        print(env.description, file=sys.stderr)
         connection = open_display(name)
-        window = find_window(connection, program.title, program.process)
+        window = find_window(connection, env.program.title, env.program.process)
         geometry = window.get_geometry()
-        watcher = Watcher(Eyes(name, window.id, geometry.width, geometry.height))
-        client = stack.enter_context(Client(str(address)))
-        program.new_episode(0)
-        client.ask(look(program, eyes))
+        watcher = Watcher(WindowCapture(name, window.id, geometry.width, geometry.height))
+        agent = stack.enter_context(closing(RemoteAgent(str(address), one_session=True)))
+        agent.reset()
+        agent.act(env.reset(seed=0)[0], {})
         watcher.start()
-        trials = play_trials(program, eyes, hands, client, stand_in, num_trials)
+        trials = play_trials(env, agent, stand_in, num_trials)
         watcher.end()
     delays: dict[str, list[float]] = {AT_ONCE: [], AT_THE_END: []}
     for way, grabbed_s in trials:

@@ -21,18 +21,22 @@ import argparse
 import statistics
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from p2p.actions import Action
-from p2p.play.client import Client
+from p2p.agents.remote import RemoteAgent
+from p2p.agents.serving import served
+from p2p.environments.doom_engine import TICS_PER_STEP, button_values
+from p2p.environments.doom_env import DoomEnv
+from p2p.environments.game import Agent, Frame, Game, Info
+from p2p.environments.registry import find_game, game_names, make_agent
+from p2p.play.clock import StepClock
+from p2p.play.comparison import FIRST_SEED
 from p2p.play.console import Progress
-from p2p.play.doom import TICS_PER_STEP, HeadlessDoom, button_values
-from p2p.play.episodes import FIRST_SEED
-from p2p.play.games import GAMES, game_info
-from p2p.play.player import Player, scripted_player
-from p2p.play.serving import served
-from p2p.play.stage import UNSEEN as NO_FRAME
+from p2p.play.rollout import Step, rollout
 
 SECOND = 20  # steps
 ALONE, IGNORED, FORGETS, SILENT = "alone", "ignored", "forgets", "silent"
@@ -70,65 +74,75 @@ class Result:
     differs_later: list[bool]
 
 
-class Remembering:
-    """The policy behind a socket; a session's history ends with it."""
+class Driven:
+    """The policy, a person who drives for a while, and the scripted player with whom the policy is compared."""
 
-    def __init__(self, address: str) -> None:
-        self._address = address
-        self._client = Client(address)
+    def __init__(self, address: str, person: Agent, expert: Agent, how: str, turn: Turn) -> None:
+        self._policy, self._person, self._expert = RemoteAgent(address), person, expert
+        self._how, self._turn = how, turn
 
-    def ask(self, game: HeadlessDoom) -> Action:
-        return self._client.ask(game.frame())
+    def reset(self, seed: int) -> None:
+        for agent in (self._policy, self._person, self._expert):
+            agent.reset(seed)
+        self.differs: list[bool] = []
+        self._step = 0
 
-    def forget(self) -> None:
-        self._client.close()
-        self._client = Client(self._address)
+    def act(self, observation: Frame, info: Info) -> Action:
+        step, self._step = self._step, self._step + 1
+        if step == self._turn.back and self._how == FORGETS:
+            self._policy.reset()  # a session's history ends with it
+        theirs = self._how != ALONE and self._turn.holds(step)
+        answer = None if theirs and self._how == SILENT else self._policy.act(observation, info)
+        right, wished = self._expert.act(observation, info), self._person.act(observation, info)
+        if step >= self._turn.back and answer is not None:
+            self.differs.append(set(answer.keys) != set(right.keys))
+        return wished if theirs or answer is None else answer
 
     def close(self) -> None:
-        self._client.close()
+        self._policy.close()
 
 
-def play_with_person(
-    game: HeadlessDoom, address: str, how: str, turn: Turn, seed: int, players: list[Player]
-) -> Result:
-    """One episode; `players` are the person, and the scripted player with whom the policy is compared."""
-    person, expert = players
-    game.reset(seed)
-    for player in players:
-        player.begin(game, seed)
-    policy = Remembering(address)
-    differs: list[bool] = []
-    score_back = 0.0
-    step = 0
-    while not game.done and step < turn.back + turn.after:
-        if step == turn.back:
-            score_back = game.score
-            if how == FORGETS:
-                policy.forget()
-        theirs = how != ALONE and turn.holds(step)
-        answer = None if theirs and how == SILENT else policy.ask(game)
-        right, wished = expert.act(NO_FRAME), person.act(NO_FRAME)
-        if step >= turn.back and answer is not None:
-            differs.append(set(answer.keys) != set(right.keys))
-        game.act(wished if theirs or answer is None else answer)
-        step += 1
-    policy.close()
-    return Result(game.score, game.score - score_back, differs[:SECOND], differs[SECOND:])
+class FirstSteps(StepClock):
+    """Time for so many steps."""
+
+    def __init__(self, num_steps: int) -> None:
+        self._left = num_steps
+
+    @property
+    def is_over(self) -> bool:  # type: ignore[override]
+        return self._left == 0
+
+    def step(self, *arguments: Any) -> Any:
+        self._left -= 1
+        return super().step(*arguments)
 
 
-def play_delayed(game: HeadlessDoom, address: str, tics: int, seed: int) -> float:
+def play_with_person(env: DoomEnv, agent: Driven, turn: Turn, seed: int) -> Result:
+    """One episode."""
+    gained: list[float] = []
+
+    def since_back(step: Step) -> None:
+        if step.index >= turn.back:
+            gained.append(step.reward)
+
+    (episode,) = rollout(env, agent, [since_back], FirstSteps(turn.back + turn.after), seed=seed)
+    return Result(episode.score, sum(gained), agent.differs[:SECOND], agent.differs[SECOND:])
+
+
+def play_delayed(env: DoomEnv, address: str, tics: int, seed: int) -> float:
     """The score of a whole episode in which each answer is executed `tics` after its frame."""
-    game.reset(seed)
-    policy = Remembering(address)
+    env.reset(seed=seed)
+    policy, engine = RemoteAgent(address), env._engine
+    policy.reset()
     waiting = deque([Action()] * tics)
-    while not game.done:
-        answer = policy.ask(game)
+    while not engine.is_episode_finished():
+        answer = policy.act(env.render(), {})
         for _ in range(TICS_PER_STEP):
             waiting.append(answer)
-            if not game.done:
-                game._engine.make_action(button_values(waiting.popleft()), 1)
+            if not engine.is_episode_finished():
+                engine.make_action(button_values(waiting.popleft()), 1)
     policy.close()
-    return game.score
+    return float(engine.get_total_reward())
 
 
 def mean(values: Sequence[float], digits: int = 1) -> str:
@@ -145,17 +159,16 @@ def share(groups: Sequence[list[bool]]) -> str:
 
 
 def takeover_rows(
-    game: HeadlessDoom, address: str, turn: Turn, seeds: Sequence[int], who: str, ways: list[str]
+    env: DoomEnv, game: Game, address: str, turn: Turn, seeds: Sequence[int], who: str, ways: list[str]
 ) -> Iterator[str]:
     yield "| while a person plays | episodes | score | of it after | other keys, first second | later |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: |"
-    info = game_info(game._info.name)
-    players = [scripted_player(info, who), scripted_player(info)]
     for how in ways:
         progress, results = Progress(how, len(seeds), "episodes"), []
-        for seed in seeds:
-            results.append(play_with_person(game, address, how, turn, seed, players))
-            progress.update(len(results))
+        with closing(Driven(address, make_agent(game, who), make_agent(game), how, turn)) as agent:
+            for seed in seeds:
+                results.append(play_with_person(env, agent, turn, seed))
+                progress.update(len(results))
         progress.close()
         whole = [result for result in results if result.differs_soon]  # the others ended before
         cells = [mean([r.score for r in whole]), mean([r.gained for r in whole])]
@@ -163,13 +176,13 @@ def takeover_rows(
         yield f"| {TEXTS[how]} | {len(whole)} of {len(results)} | {' | '.join(cells)} |"
 
 
-def delay_rows(game: HeadlessDoom, address: str, delays: Sequence[int], seeds: Sequence[int]) -> Iterator[str]:
+def delay_rows(env: DoomEnv, address: str, delays: Sequence[int], seeds: Sequence[int]) -> Iterator[str]:
     yield "| executed after | episodes | score |"
     yield "| ---: | ---: | ---: |"
     for tics in delays:
         progress, scores = Progress(f"{tics} tics late", len(seeds), "episodes"), []
         for seed in seeds:
-            scores.append(play_delayed(game, address, tics, seed))
+            scores.append(play_delayed(env, address, tics, seed))
             progress.update(len(scores))
         progress.close()
         yield f"| {25 * tics} ms | {len(scores)} | {mean(scores)} |"
@@ -178,7 +191,7 @@ def delay_rows(game: HeadlessDoom, address: str, delays: Sequence[int], seeds: S
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("policy", type=Path, help="policy folder")
-    parser.add_argument("--game", required=True, choices=[name for name, info in GAMES.items() if not info.mouse])
+    parser.add_argument("--game", required=True, choices=[name for name in game_names() if not find_game(name).mouse])
     parser.add_argument("--episodes", type=int, default=20)
     parser.add_argument("--person", default="expert", choices=["expert", "contrary"], help="which scripted player")
     parser.add_argument("--ways", nargs="+", default=list(TEXTS), choices=list(TEXTS), help="which rows")
@@ -190,12 +203,13 @@ def main() -> None:
     args = parser.parse_args()
     seeds = range(FIRST_SEED, FIRST_SEED + args.episodes)
     options = ["--threads", "1", *(["--greedy"] if args.greedy else [])]
-    with served(args.policy, 0, options) as address, HeadlessDoom(game_info(args.game), labels=not args.delays) as game:
+    env = DoomEnv(args.game.removeprefix("doom:"), labels=not args.delays, pictures=not args.delays)
+    with served(args.policy, 0, options) as address, closing(env):
         if args.delays:
-            rows = delay_rows(game, address, args.delays, seeds)
+            rows = delay_rows(env, address, args.delays, seeds)
         else:
             turn = Turn(*(round(SECOND * seconds) for seconds in (args.begin, args.length, args.after)))
-            rows = takeover_rows(game, address, turn, seeds, args.person, args.ways)
+            rows = takeover_rows(env, find_game(args.game), address, turn, seeds, args.person, args.ways)
         for row in rows:
             print(row, flush=True)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from p2p.play.x11 import virtual_display
+from p2p.desktop.display import virtual_display
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from p2p.demo import DemoSettings, Stages, causality_facts, clear, run_folder_of, seeds_table, train_command, verdict
-from p2p.play.episodes import Episode
-from p2p.play.games import game_info
+from p2p.environments.registry import find_game
 from p2p.play.report import Report, key_shares, read_metrics, running_mean, write_report
+from p2p.play.results import PlayedEpisode
 
 
 class Work:
@@ -94,9 +94,9 @@ def test_another_folder_or_seed_is_named_on_the_command_line() -> None:
     ]
 
 
-def episodes(**scores: float) -> list[Episode]:
+def episodes(**scores: float) -> list[PlayedEpisode]:
     return [
-        Episode(player, seed, score + offset, 10, {"w": 5})
+        PlayedEpisode(player, seed, score + offset, 10, {"w": 5})
         for player, score in scores.items()
         for seed, offset in enumerate((-10, 10))
     ]
@@ -124,7 +124,7 @@ def test_the_report_has_its_table_and_its_pictures(tmp_path: Path) -> None:
     metrics = tmp_path / "metrics.jsonl"
     metrics.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0, "val/loss": 1.5}\n{"step": 3, "lo')
     played = episodes(policy=2000, shuffled=900, expert=2100)
-    report = Report("A title", game_info("doom:health_gathering"), played, ["a fact"], metrics, [("film", "f.mp4")])
+    report = Report("A title", find_game("doom:health_gathering"), played, ["a fact"], metrics, [("film", "f.mp4")])
     path = write_report(report, tmp_path / "report")
     text = path.read_text()
     assert "| policy   |        2 |     2000.0 |" in text

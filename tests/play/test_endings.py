@@ -17,10 +17,10 @@ import pytest
 from p2p.actions import Action
 from p2p.cli import main
 from p2p.files import owned
-from p2p.play import scratch
-from p2p.play.reaper import MARK_VARIABLE
-from p2p.play.scratch import SHARED_MEMORY, Scratch, sweep
-from p2p.play.stopping import stoppable
+from p2p.processes import scratch
+from p2p.processes.reaper import MARK_VARIABLE
+from p2p.processes.scratch import SHARED_MEMORY, Scratch, sweep
+from p2p.processes.stopping import stoppable
 from p2p.recording import VIDEO_FILE, RecordingWriter, read_annotation, read_frames
 
 PROGRAM = f"program:{sys.executable} {Path(__file__).with_name('window_program.py')}"
@@ -255,7 +255,7 @@ def test_what_a_killed_process_left_goes_and_what_a_live_one_has_stays(
     code = """
 import os, sys, signal
 from pathlib import Path
-from p2p.play.scratch import Scratch
+from p2p.processes.scratch import Scratch
 made = Scratch("doom")
 made.remember(["ViZDoomSM1", "../outside"])
 os.kill(os.getpid(), signal.SIGKILL)

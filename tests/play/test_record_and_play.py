@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from p2p.actions import Action
+from p2p.agents.controls import ShuffledAgent
 from p2p.cli import main
-from p2p.play.episodes import (
-    FIRST_SEED,
-    Episode,
-    PlaySettings,
-    format_table,
-    make_jobs,
-    summarise,
-    write_results,
-)
-from p2p.play.games import game_info, game_name, open_game
+from p2p.environments.registry import find_game, game_name, make_agent, make_env
+from p2p.play.comparison import FIRST_SEED, plan_episodes
 from p2p.play.overlay import draw_action
-from p2p.play.player import scripted_player
 from p2p.play.record import RecordSettings, record_episodes
-from p2p.play.stage import ShuffledPlayer
+from p2p.play.results import PlayedEpisode, format_table, summarise, write_results
+from p2p.play.rollout import Step, rollout
 from p2p.recording import UNKNOWN, USER, VIDEO_FILE, executed_action, read_annotation, read_frames
 from p2p.recording.film import VideoWriter
 
@@ -48,16 +42,10 @@ def test_a_recording_holds_every_frame_and_what_the_player_pressed(raw: Path) ->
     assert frames[0].shape == (192, 192, 3)
     assert [who for _, who in executed] == [UNKNOWN, *[USER] * (len(frames) - 1)]
 
-    game = open_game(BASIC, labels=True)  # the same episode again
-    game.reset(1)
-    player = scripted_player(game_info(BASIC))
-    player.begin(game, 1)
-    taken, seen = [], []
-    while not game.done:
-        seen.append(game.frame().copy())
-        taken.append(player.act(seen[-1]))
-        game.act(taken[-1])
-    game.close()
+    steps: list[Step] = []
+    with closing(make_env(BASIC, labels=True)) as env:  # the same episode again
+        rollout(env, make_agent(find_game(BASIC)), [steps.append], seed=1)
+    taken, seen = [step.action for step in steps], [step.observation for step in steps]
     assert len(frames) == len(taken)
     assert [action for action, _ in executed[1:]] == taken[:-1]  # annotation i+1 is what followed frame i
     assert all(np.abs(a.astype(int) - b).mean() < 4 for a, b in zip(frames, seen, strict=True))
@@ -173,14 +161,14 @@ def test_a_player_s_bad_arguments_are_one_line(
 
 
 def test_every_player_gets_the_same_fresh_seeds_and_one_film_is_made() -> None:
-    jobs = make_jobs(("policy", "expert"), 3, video="film.mp4")
-    assert [job.seed for job in jobs[:3]] == [job.seed for job in jobs[3:]] == [FIRST_SEED + n for n in range(3)]
-    assert [job.video for job in jobs] == ["film.mp4", *[None] * 5]
+    plan = plan_episodes(("policy", "expert"), 3, video="film.mp4")
+    assert [one.seed for one in plan[:3]] == [one.seed for one in plan[3:]] == [FIRST_SEED + n for n in range(3)]
+    assert [one.video for one in plan] == ["film.mp4", *[None] * 5]
     assert FIRST_SEED > 9_000 * 100_000  # beyond what recordings use
 
 
 def test_the_summary_is_the_mean_and_its_standard_error() -> None:
-    episodes = [Episode("policy", seed, score, 1, {}) for seed, score in enumerate((1.0, 2.0, 3.0, 6.0))]
+    episodes = [PlayedEpisode("policy", seed, score, 1, {}) for seed, score in enumerate((1.0, 2.0, 3.0, 6.0))]
     (row,) = summarise([*episodes])
     assert (row.mean, row.lowest, row.highest) == (3.0, 1.0, 6.0)
     assert row.standard_error == pytest.approx(np.std([1, 2, 3, 6], ddof=1) / 2)
@@ -188,11 +176,11 @@ def test_the_summary_is_the_mean_and_its_standard_error() -> None:
 
 
 def test_of_one_episode_no_error_is_claimed(tmp_path: Path) -> None:
-    episodes = [Episode("policy", 0, 3.0, 1, {})]
+    episodes = [PlayedEpisode("policy", 0, 3.0, 1, {})]
     (row,) = summarise(episodes)
     assert row.standard_error is None
     assert "nan" not in format_table([row])
-    write_results(tmp_path / "play.json", PlaySettings(BASIC), episodes)
+    write_results(tmp_path / "play.json", BASIC, episodes)
     content = json.loads((tmp_path / "play.json").read_text(), parse_constant=lambda name: pytest.fail(name))
     assert content["summary"][0]["standard_error"] is None
 
@@ -208,16 +196,16 @@ def test_the_control_is_fed_with_frames_of_other_moments_only() -> None:
     class Watcher:
         seen: list[int] = []  # noqa: RUF012
 
-        def begin(self, game: object, seed: int) -> None: ...
+        def reset(self, seed: int) -> None: ...
 
-        def act(self, frame: np.ndarray) -> Action:  # type: ignore[type-arg]
-            self.seen.append(int(frame[0, 0, 0]))
+        def act(self, observation: np.ndarray, info: object) -> Action:  # type: ignore[type-arg]
+            self.seen.append(int(observation[0, 0, 0]))
             return Action()
 
-    player = ShuffledPlayer(Watcher(), bank)
-    player.begin(None, 1)  # type: ignore[arg-type]
+    agent = ShuffledAgent(Watcher(), bank)
+    agent.reset(1)
     for _ in range(300):
-        player.act(np.full((192, 192, 3), 99, np.uint8))
+        agent.act(np.full((192, 192, 3), 99, np.uint8), {})
     assert set(Watcher.seen) == {0, 1, 2, 3, 4}
     assert np.abs(np.diff(Watcher.seen)).mean() > 1  # and not in their order
 

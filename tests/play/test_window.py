@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 
 from p2p.actions import Action
-from p2p.play.person import Controls, PersonWatch
-from p2p.play.reaper import MARK_VARIABLE
-from p2p.play.record_person import record_person
-from p2p.play.window import WindowSettings, look, open_window, play_in_window
-from p2p.play.x11 import Eyes, Hands, find_window, focus, open_display
+from p2p.desktop.capture import WindowCapture
+from p2p.desktop.display import find_window, focus, open_display
+from p2p.desktop.input import InputDevice
+from p2p.desktop.person import PersonWatch, SharedControls
+from p2p.play.window import WindowSettings, open_window, play_in_window, record_person
+from p2p.processes.reaper import MARK_VARIABLE
 from p2p.recording import VIDEO_FILE, read_annotation, read_frames, text_spans
 from p2p.text import Instruction
 
@@ -54,34 +55,34 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> bool:
 
 def test_pixels_are_rgb_and_keys_reach_the_program(screen: str, window: tuple[Any, Any]) -> None:
     connection, found = window
-    eyes, hands = Eyes(screen, found.id, 400, 300), Hands(connection)
+    capture, device = WindowCapture(screen, found.id, 400, 300), InputDevice(connection)
 
     def colour() -> tuple[int, ...]:
-        frame = eyes.grab()
+        frame = capture.grab()
         assert frame.shape == (300, 400, 3)
         assert frame.dtype == np.uint8
         return tuple(frame[150, 200])
 
     assert wait_until(lambda: colour() == RED)
-    hands.hold(Action(("w",)))
+    device.hold(Action(("w",)))
     assert wait_until(lambda: colour() == GREEN)
-    hands.hold(Action(("w", "d")))  # w stays down
-    hands.hold(Action(("w",)))
-    assert hands.sent["key down", connection.keysym_to_keycode(ord("w"))] == 1
+    device.hold(Action(("w", "d")))  # w stays down
+    device.hold(Action(("w",)))
+    assert device.sent["key down", connection.keysym_to_keycode(ord("w"))] == 1
     assert colour() == GREEN
-    hands.release()
+    device.release()
     assert wait_until(lambda: colour() == RED)
-    eyes.close()
+    capture.close()
 
 
 def test_a_window_that_is_not_wholly_on_the_screen_is_one_clear_message(screen: str, window: tuple[Any, Any]) -> None:
     connection, found = window
-    eyes = Eyes(screen, found.id, 400, 300)
+    capture = WindowCapture(screen, found.id, 400, 300)
     found.configure(x=1200)
     connection.sync()
     with pytest.raises(ValueError, match="not wholly on the screen"):
-        eyes.grab()
-    eyes.close()
+        capture.grab()
+    capture.close()
 
 
 def test_the_mouse_moves_by_the_pixels_of_the_action(window: tuple[Any, Any]) -> None:
@@ -89,28 +90,28 @@ def test_the_mouse_moves_by_the_pixels_of_the_action(window: tuple[Any, Any]) ->
     root = connection.screen().root
     focus(connection, found)
     before = root.query_pointer()
-    Hands(connection).hold(Action(dx=17, dy=-9))
+    InputDevice(connection).hold(Action(dx=17, dy=-9))
     connection.sync()
     after = root.query_pointer()
     assert (after.root_x - before.root_x, after.root_y - before.root_y) == (17, -9)
 
 
 def test_a_key_that_the_keyboard_lacks_is_counted_and_left_out(window: tuple[Any, Any]) -> None:
-    hands = Hands(window[0])
-    hands.hold(Action(("NoSuchKey",)))
-    assert hands.unknown == {"NoSuchKey": 1}
-    assert not hands.sent
+    device = InputDevice(window[0])
+    device.hold(Action(("NoSuchKey",)))
+    assert device.unknown == {"NoSuchKey": 1}
+    assert not device.sent
 
 
 def test_the_model_yields_to_a_person_and_takes_over_on_the_key(screen: str, window: tuple[Any, Any]) -> None:
     connection, _ = window
-    hands = Hands(connection)
-    watch = PersonWatch(screen, hands)
-    person = Hands(open_display(screen))  # somebody else at the same keyboard
+    device = InputDevice(connection)
+    watch = PersonWatch(screen, device)
+    person = InputDevice(open_display(screen))  # somebody else at the same keyboard
 
     for _ in range(20):  # the model's own events are nobody's
-        hands.hold(Action(("w", "LeftArrow"), ("0",), 5, 3))
-        hands.hold(Action(("w",), (), -5, -3))
+        device.hold(Action(("w", "LeftArrow"), ("0",), 5, 3))
+        device.hold(Action(("w",), (), -5, -3))
     connection.sync()
     assert watch.update() == Action()
     assert not watch.active
@@ -122,7 +123,7 @@ def test_the_model_yields_to_a_person_and_takes_over_on_the_key(screen: str, win
     assert watch.num_takeovers == 1
     assert done[-1].keys == ("d",)
     assert (sum(a.dx for a in done), sum(a.dy for a in done)) == (12, -7)
-    assert hands._down == set()  # what the model held is let go
+    assert device._down == set()  # what the model held is let go
 
     person.release()
     assert wait_until(lambda: watch.update() == Action())
@@ -137,10 +138,10 @@ def test_the_model_yields_to_a_person_and_takes_over_on_the_key(screen: str, win
 
 def test_an_answer_that_comes_while_a_person_plays_is_thrown_away(screen: str, window: tuple[Any, Any]) -> None:
     connection, _ = window
-    hands = Hands(connection)
-    watch = PersonWatch(screen, hands)
-    controls = Controls(hands, watch)
-    person = Hands(open_display(screen))
+    device = InputDevice(connection)
+    watch = PersonWatch(screen, device)
+    controls = SharedControls(device, watch)
+    person = InputDevice(open_display(screen))
 
     controls.execute(Action(("w",), (), 5, 3))
     controls.execute(Action(("w", "a"), (), -1, 2))
@@ -150,10 +151,10 @@ def test_an_answer_that_comes_while_a_person_plays_is_thrown_away(screen: str, w
     controls.execute(Action(("w",), (), 5, 3))
     person.hold(Action(("d",), (), 7, 0))
     person._connection.sync()
-    before = hands.sent.total()
+    before = device.sent.total()
     controls.execute(Action(("s",), ("0",), 9, 9))  # the person was quicker, in the same tick
-    assert hands._down == set()
-    assert hands.sent.total() == before + 1  # w was let go
+    assert device._down == set()
+    assert device.sent.total() == before + 1  # w was let go
     assert controls.done() == (Action(("d",), (), 7, 0), None)
     assert controls.done() == (Action(("d",)), None)
 
@@ -162,15 +163,15 @@ def test_an_answer_that_comes_while_a_person_plays_is_thrown_away(screen: str, w
     assert controls.done() == (None, Action())  # nothing is held until the next answer
     controls.execute(Action(("w",)))
     assert controls.done() == (None, Action(("w",)))
-    hands.release()
+    device.release()
     person.release()
     watch.close()
 
 
 @pytest.mark.parametrize("yields", [False, True])
 def test_the_model_yields_to_motion_only_if_it_is_told_to(screen: str, window: tuple[Any, Any], yields: bool) -> None:
-    watch = PersonWatch(screen, Hands(window[0]), yields)
-    person = Hands(open_display(screen))
+    watch = PersonWatch(screen, InputDevice(window[0]), yields)
+    person = InputDevice(open_display(screen))
     person._send("button down", 4)  # a notch of the wheel is no button
     person._send("button up", 4)
     person.hold(Action(dx=30))
@@ -191,7 +192,7 @@ def test_what_was_executed_is_recorded_with_model_and_person_apart(
     settings = WindowSettings(
         f"program:{sys.executable} {PROGRAM}", echo, seconds=4, title="red and green", record=tmp_path
     )
-    person = Hands(open_display(screen))
+    person = InputDevice(open_display(screen))
     said: list[str] = []
 
     def interfere(line: str) -> None:
@@ -226,7 +227,7 @@ def test_what_was_executed_is_recorded_with_model_and_person_apart(
 
 def test_a_person_s_play_is_recorded(screen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISPLAY", screen)
-    person = Hands(open_display(screen))
+    person = InputDevice(open_display(screen))
     told = Instruction("make it green", np.full((1, 4), 0.5, np.float32))
     settings = WindowSettings(
         f"program:{sys.executable} {PROGRAM}",
@@ -270,11 +271,10 @@ def test_a_larger_window_shows_the_same_picture(screen: str, monkeypatch: pytest
     said: list[str] = []
     pictures = []
     for scale in (1, 2):
-        with ExitStack() as stack:
-            program, eyes, _, _ = open_window(WindowSettings("doom:basic", "", scale=scale), stack, said.append)
-            program.new_episode(1)
-            assert wait_until(lambda: look(program, eyes).std() > 10)  # noqa: B023
-            pictures.append(look(program, eyes).astype(int))
+        with closing(open_window(WindowSettings("doom:basic", "", scale=scale), said.append)) as env:
+            env.reset(seed=1)
+            assert wait_until(lambda: env.render().std() > 10)
+            pictures.append(env.render().astype(int))
     assert ["320 x 240" in said[0], "640 x 480" in said[1]] == [True, True]
     assert pictures[1].shape == (192, 192, 3)
     assert np.abs(pictures[0] - pictures[1]).mean() < 15

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from types import FrameType
 from typing import Any, Protocol
 
-from p2p.play.reaper import mark_children
+from p2p.processes.reaper import mark_children
 
 CONTEXT = multiprocessing.get_context("spawn")  # forked copies of threads and sockets are no good start
 _POLL_S = 1.0

@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from p2p.play.client import TEXT_SUFFIX
-from p2p.play.reaper import mark_children
-from p2p.play.scratch import Scratch
+from p2p.agents.remote import TEXT_SUFFIX
+from p2p.processes.reaper import mark_children
+from p2p.processes.scratch import Scratch
 from p2p.sockets import connect
 
 START_TIMEOUT_S = 180.0

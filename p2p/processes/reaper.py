@@ -2,8 +2,9 @@
 
 A game engine outlives a killed parent and may ignore SIGTERM, and it starts threads and children of its own. So every
 program that must not stay behind is started with a mark in its environment, which its children inherit, and one small
-helper (`python -m p2p.play.reaper MARK`, in a session of its own) waits for the end of a pipe that only the marking
-process holds open. When the pipe ends, whatever carries the mark gets SIGKILL, and what it left outside is removed.
+helper (`python -m p2p.processes.reaper MARK`, in a session of its own) waits for the end of a pipe that only the
+marking process holds open. When the pipe ends, whatever carries the mark gets SIGKILL, and what it left outside is
+removed.
 """
 
 import os
@@ -14,7 +15,7 @@ import time
 import uuid
 from pathlib import Path
 
-from p2p.play.scratch import sweep
+from p2p.processes.scratch import sweep
 
 MARK_VARIABLE = "P2P_STARTED_BY"
 
@@ -33,7 +34,7 @@ def mark_children() -> str:
     mark = f"{os.getpid()}-{uuid.uuid4().hex}"
     # The helper itself must not carry this mark, nor die with the process group on Ctrl-C.
     helper = subprocess.Popen(
-        [sys.executable, "-m", "p2p.play.reaper", mark],
+        [sys.executable, "-m", "p2p.processes.reaper", mark],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

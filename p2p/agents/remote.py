@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import Self
 
 from p2p.actions import Action
+from p2p.environments.game import Frame, Info
 from p2p.gate import printable
-from p2p.play.games import Frame, Game
 from p2p.protocol import MessageReader, encode_frame, next_frame_id, parse_action
 from p2p.sockets import check_peer, connect
 
@@ -121,26 +121,50 @@ class Client:
         self.close()
 
 
-class PolicyPlayer:
-    """A policy behind a socket, as a player; each episode is a session of its own."""
+class RemoteAgent:
+    """A policy behind a socket; each episode is a session of its own.
 
-    def __init__(self, address: str, timeout_s: float = 30.0, any_user: bool = False) -> None:
+    Args:
+        any_user: as of `Client`.
+        one_session: all episodes are one session, for a program in which they follow each other without an end.
+    """
+
+    def __init__(
+        self, address: str, timeout_s: float = 30.0, any_user: bool = False, one_session: bool = False
+    ) -> None:
         self._address, self._timeout_s, self._any_user = address, timeout_s, any_user
-        self.client: Client | None = None
+        self._one_session = one_session
+        self._client: Client | None = None
         self.text: str | None = None  # what it is told before each episode; None: whatever it was told last
 
-    def begin(self, game: Game, seed: int) -> None:
+    def reset(self, seed: int = 0) -> None:
+        """A new session; the server draws by a seed of its own."""
+        if self._client is not None and self._one_session:
+            return
         self.close()
         if self.text is not None:
             tell(self._address, self.text, self._any_user)
-        self.client = Client(self._address, self._timeout_s, self._any_user)
+        self._client = Client(self._address, self._timeout_s, self._any_user)
 
-    def act(self, frame: Frame) -> Action:
-        assert self.client is not None, "begin() comes first"
-        return self.client.ask(frame)
+    def act(self, observation: Frame, info: Info) -> Action:
+        """Send the picture, and wait for its own answer."""
+        return self._session.ask(observation)
+
+    def send(self, observation: Frame, info: Info) -> int:
+        """As `Client.send`: for a clock that does not wait."""
+        return self._session.send(observation)
+
+    def answers(self, deadline_s: float) -> list[tuple[Action, int]]:
+        """As `Client.answers`."""
+        return self._session.answers(deadline_s)
+
+    @property
+    def _session(self) -> Client:
+        assert self._client is not None, "reset() comes first"
+        return self._client
 
     def close(self) -> None:
         """End the session, if one is open."""
-        if self.client is not None:
-            self.client.close()
-            self.client = None
+        if self._client is not None:
+            self._client.close()
+            self._client = None

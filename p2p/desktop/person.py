@@ -1,6 +1,6 @@
-"""Sees what a person does at the keyboard and mouse of an X display, while `Hands` sends events to the same display.
+"""Sees what a person does at keyboard and mouse of an X display, while InputDevice sends events to the same display.
 
-The display reports every raw event (XInput 2), sent or real. Those that `Hands` has counted are its own; any other one
+The display reports every raw event (XInput 2), sent or real. Those that it has counted are its own; any other one
 is a person's, whatever it came from.
 """
 
@@ -9,8 +9,8 @@ from collections import Counter
 from typing import Any
 
 from p2p.actions import Action
-from p2p.play.realtime import at_rest, followed_by
-from p2p.play.x11 import KEYSYMS, MOUSE_BUTTONS, Hands, open_display
+from p2p.desktop.display import open_display
+from p2p.desktop.input import KEYSYMS, MOUSE_BUTTONS, InputDevice
 
 RESUME_KEY = "F9"
 _WHEEL = range(4, 8)  # the buttons that X makes of it: up, down, left, right
@@ -36,24 +36,25 @@ def raw_motion(data: bytes) -> tuple[float, float]:
 
 
 class PersonWatch:
-    """Who plays: the model, until a person presses a key or a mouse button; the person, until RESUME_KEY is pressed.
+    """Who plays: the agent, until a person presses a key or a mouse button; the person, until RESUME_KEY is pressed.
 
     With `yield_to_motion`, a person's mouse motion is enough; the wheel, whose notches are buttons to X, never is.
-    Call `update` once a tick. `active` says whether the person has the controls.
+    With `always`, it is the person from the beginning and to the end. Call `update` once a tick. `active` says
+    whether the person has the controls.
     """
 
-    def __init__(self, display_name: str, hands: Hands, yield_to_motion: bool = False) -> None:
+    def __init__(self, display_name: str, device: InputDevice, yield_to_motion: bool = False) -> None:
         from Xlib import XK
         from Xlib.ext import xinput
 
         self._connection = open_display(display_name)
-        self._hands, self._yield_to_motion = hands, yield_to_motion
+        self._device, self.yield_to_motion, self.always = device, yield_to_motion, False
         self._seen: Counter[tuple[str, int]] = Counter()
         self._names = self._key_names(XK)
         self._resume = self._connection.keysym_to_keycode(XK.string_to_keysym(RESUME_KEY))
         self._down: set[str] = set()
         self._buttons: set[str] = set()
-        self.active = False
+        self._took_over = False
         self.num_takeovers = 0
         mask = 0
         for kind in _KINDS:
@@ -61,6 +62,11 @@ class PersonWatch:
         root = self._connection.screen().root
         root.xinput_select_events([(xinput.AllMasterDevices, mask)])
         self._connection.sync()
+
+    @property
+    def active(self) -> bool:
+        """Whether the person has the controls."""
+        return self.always or self._took_over
 
     def _key_names(self, keysyms: Any) -> dict[int, str]:
         """The action space's name of each key code, for the keys that it has."""
@@ -83,7 +89,7 @@ class PersonWatch:
                 continue
             code = _HEADER.unpack_from(event.data)[2]
             key = (kind, 0 if kind == "motion" else code)
-            if self._seen[key] < self._hands.sent[key]:
+            if self._seen[key] < self._device.sent[key]:
                 self._seen[key] += 1
                 continue
             if kind == "motion":
@@ -95,12 +101,12 @@ class PersonWatch:
     def _note(self, kind: str, code: int) -> None:
         """One event of a person."""
         if kind in ("key down", "key up") and code == self._resume:
-            self.active = self.active and kind != "key down"
+            self._took_over = self._took_over and kind != "key down"
             return
         if not self.active and self._takes_over(kind, code):
-            self.active = True
+            self._took_over = True
             self.num_takeovers += 1
-            self._hands.release()
+            self._device.release()
         name = self._names.get(code) if kind.startswith("key") else _BUTTON_NAMES.get(code)
         held = self._down if kind.startswith("key") else self._buttons
         if name is not None and kind.endswith("down"):
@@ -111,7 +117,7 @@ class PersonWatch:
     def _takes_over(self, kind: str, code: int) -> bool:
         """Letting go of a key is no wish to play, nor is a mouse that is pushed aside."""
         if kind == "motion":
-            return self._yield_to_motion
+            return self.yield_to_motion
         return kind == "key down" or (kind == "button down" and code not in _WHEEL)
 
     def close(self) -> None:
@@ -119,33 +125,33 @@ class PersonWatch:
         self._connection.close()
 
 
-class Controls:
-    """The controls that model and person share: the model's answers are executed at once unless a person plays."""
+class SharedControls:
+    """The controls that an agent and a person share: answers are executed at once unless the person plays."""
 
-    def __init__(self, hands: Hands, person: PersonWatch) -> None:
-        self._hands, self._person = hands, person
-        self._by_model, self._by_person = Action(), Action()  # since the last `done`
+    def __init__(self, device: InputDevice, person: PersonWatch) -> None:
+        self._device, self._person = device, person
+        self._by_agent, self._by_person = Action(), Action()  # since the last `done`
 
     def execute(self, answer: Action) -> None:
-        """Do what the model answered; while a person plays, it is thrown away."""
-        self._look()
+        """Do what the agent answered; while a person plays, it is thrown away."""
+        self._update()
         if not self._person.active:
-            self._hands.hold(answer)
-            self._by_model = followed_by(self._by_model, answer)
+            self._device.hold(answer)
+            self._by_agent = self._by_agent.followed_by(answer)
 
     def done(self) -> tuple[Action | None, Action | None]:
-        """What the (person, model) did since the last call; only who plays now did anything."""
-        self._look()
-        by_model, by_person = self._by_model, self._by_person
-        self._by_model, self._by_person = at_rest(by_model), at_rest(by_person)
-        return (by_person, None) if self._person.active else (None, by_model)
+        """What the (person, agent) did since the last call; only who plays now did anything."""
+        self._update()
+        by_agent, by_person = self._by_agent, self._by_person
+        self._by_agent, self._by_person = by_agent.at_rest(), by_person.at_rest()
+        return (by_person, None) if self._person.active else (None, by_agent)
 
     def release(self) -> None:
-        """The model lets go of everything."""
-        self._hands.release()
-        self._by_model = Action()
+        """The agent lets go of everything."""
+        self._device.release()
+        self._by_agent = Action()
 
-    def _look(self) -> None:
-        self._by_person = followed_by(self._by_person, self._person.update())
-        if self._person.active:  # it let go of the model's keys
-            self._by_model = Action()
+    def _update(self) -> None:
+        self._by_person = self._by_person.followed_by(self._person.update())
+        if self._person.active:  # the agent's keys were let go of
+            self._by_agent = Action()

@@ -1,0 +1,1 @@
+"""What plays: a policy in this process or behind a socket, and agents to compare it with."""

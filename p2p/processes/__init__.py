@@ -1,0 +1,1 @@
+"""Processes that a command starts: workers, servers, games; and that none of them stays behind."""
