@@ -80,16 +80,21 @@ def augment_chunk(frames: Tensor, drawn: Draw) -> Tensor:
         image = jitter(image, *drawn.jitter)
     if drawn.planck is not None:
         red, blue = PLANCK_GAINS[drawn.planck]
-        image = image * image.new_tensor([red, 1.0, blue])[:, None, None]
+        image = image * constants(image, red, 1.0, blue)[:, None, None]
     if drawn.iso is not None:
         image = iso_noise(image.clamp(0, 1), *drawn.iso)
     if drawn.gaussian is not None:
-        image = convolve(image, gaussian_kernel(*drawn.gaussian).to(image))
+        image = convolve(image, gaussian_kernel(*drawn.gaussian, image.device))
     if drawn.motion is not None:
-        image = convolve(image, motion_kernel(*drawn.motion).to(image))
+        image = convolve(image, motion_kernel(*drawn.motion, image.device))
     if drawn.sharpness is not None:
         image = sharpen(image, drawn.sharpness)
     return (image.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def constants(image: Tensor, *values: float) -> Tensor:
+    """[len(values)], written on the image's device: a copy to a GPU would wait until it has computed all before."""
+    return torch.stack([image.new_full((), value) for value in values])
 
 
 # ------------------------------------------------------------------ geometry
@@ -99,8 +104,8 @@ def move(image: Tensor, rotation_deg: float, translation: float) -> Tensor:
     """Rotate the unit square about its centre and shift it to the right; the border is repeated outside."""
     angle = math.radians(rotation_deg)
     cos, sin = math.cos(angle), math.sin(angle)
-    theta = image.new_tensor([[cos, -sin, -2 * translation], [sin, cos, 0.0]])
-    grid = F.affine_grid(theta[None], [1, 1, *image.shape[-2:]], align_corners=False)
+    theta = constants(image, cos, -sin, -2 * translation, sin, cos, 0.0)
+    grid = F.affine_grid(theta.reshape(1, 2, 3), [1, 1, *image.shape[-2:]], align_corners=False)
     return F.grid_sample(
         image.flatten(0, 1)[None], grid, mode="bilinear", padding_mode="border", align_corners=False
     ).reshape(image.shape)
@@ -121,7 +126,7 @@ def jitter(image: Tensor, brightness: float, contrast: float, saturation: float,
 
 def luminance(image: Tensor) -> Tensor:
     """[..., 3, Y, X] -> [..., 1, Y, X] (BT.601)."""
-    weights = image.new_tensor([0.299, 0.587, 0.114])[:, None, None]
+    weights = constants(image, 0.299, 0.587, 0.114)[:, None, None]
     return (image * weights).sum(-3, keepdim=True)
 
 
@@ -152,20 +157,20 @@ def iso_noise(image: Tensor, colour_shift: float, intensity: float) -> Tensor:
 # ------------------------------------------------------------------ blur
 
 
-def gaussian_kernel(size: int, sigma: float) -> Tensor:
+def gaussian_kernel(size: int, sigma: float, device: torch.device | None = None) -> Tensor:
     """float [size, size], sum 1."""
-    offsets = torch.arange(size, dtype=torch.float32) - size // 2
+    offsets = torch.arange(size, dtype=torch.float32, device=device) - size // 2
     weights = torch.exp(-offsets.square() / (2 * sigma * sigma))
     weights = weights / weights.sum()
     return weights[:, None] * weights
 
 
-def motion_kernel(size: int, angle_deg: float) -> Tensor:
+def motion_kernel(size: int, angle_deg: float, device: torch.device | None = None) -> Tensor:
     """float [size, size], sum 1: a line through the centre."""
-    kernel = torch.zeros(size, size)
+    kernel = torch.zeros(size, size, device=device)
     angle, centre = math.radians(angle_deg), size // 2
     for step in range(-centre, centre + 1):
-        kernel[round(centre - step * math.sin(angle)), round(centre + step * math.cos(angle))] = 1.0
+        kernel[round(centre - step * math.sin(angle)), round(centre + step * math.cos(angle))].fill_(1.0)
     return kernel / kernel.sum()
 
 
@@ -178,7 +183,7 @@ def convolve(image: Tensor, kernel: Tensor) -> Tensor:
 
 def sharpen(image: Tensor, factor: float) -> Tensor:
     """Away from (factor > 1) or towards (< 1) a smoothed image; 1 leaves it as it is."""
-    smooth = torch.ones(3, 3)
-    smooth[1, 1] = 5.0
-    blurred = convolve(image, (smooth / smooth.sum()).to(image))
+    smooth = torch.ones(3, 3, device=image.device)
+    smooth[1, 1].fill_(5.0)
+    blurred = convolve(image, smooth / smooth.sum())
     return blurred + (image - blurred) * factor

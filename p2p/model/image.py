@@ -164,6 +164,12 @@ class SmallCNN(nn.Sequential):
 
         super().__init__(nn.AvgPool2d(3), *layer(3, 16, 2), *layer(16, 32, 2), *layer(32, 64, 2), *layer(64, 64, 2))
 
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = super().forward(
+            x.to(self[1].weight.dtype)
+        )  # the means in the weights' type, whatever autocast
+        return features
+
 
 class ConvTokenizer(nn.Module):
     """frames -> encoder -> Linear -> LayerNorm -> [N, num_image_tokens, D]."""

@@ -72,6 +72,13 @@ class ActionHeads(nn.Module):
         return logits
 
 
+def _computes_in_bfloat16(device_type: str) -> bool:
+    """Whether autocast would only take float32 pixels back to bfloat16."""
+    if not torch.amp.is_autocast_available(device_type) or not torch.is_autocast_enabled(device_type):
+        return False
+    return torch.get_autocast_dtype(device_type) == torch.bfloat16
+
+
 class ActionDecoder(nn.Module):
     """Causal transformer over one timestep: y_out, then the action; output j gives slot j's logits."""
 
@@ -157,7 +164,9 @@ class Network(nn.Module):
     def observation_tokens(self, frames: Tensor, text: Tensor) -> Tensor:
         """frames uint8 [N, 3, Y, X], text [N, n_text, text_dim] -> text, image, thinking, out tokens [N, n, D]."""
         weight_dtype = self.out_token.dtype
-        pixels = normalise_frames(frames.contiguous(memory_format=torch.channels_last)).to(weight_dtype)
+        pixels = normalise_frames(frames.contiguous(memory_format=torch.channels_last))
+        if not _computes_in_bfloat16(pixels.device.type):
+            pixels = pixels.to(weight_dtype)
         image = self.image_tokenizer(pixels) + self.image_position
         tokens = [image, *(t.expand(len(frames), -1, -1) for t in (self.thinking, self.out_token))]
         if self.config.num_text_tokens:
@@ -188,7 +197,8 @@ class Network(nn.Module):
             actions: int64 [B, T, A], the action that followed each frame.
             text: float [B, T, n_text, text_dim]; all zeros: no instruction.
             history_actions: what later timesteps see instead of `actions`, int64 [B, T, A].
-            decode: bool [B, T]; the decoder runs for these timesteps only, N of them.
+            decode: int64 [N], places in the B * T timesteps; the decoder runs for these only. (Places and no mask: how
+                many a mask shows, a GPU would have to be waited for.)
 
         Returns:
             keys [B, T, 4, 20], buttons [B, T, 2, 4], mouse_x [B, T, 1, 23], mouse_y [B, T, 1, 17];
@@ -199,8 +209,7 @@ class Network(nn.Module):
         batch_shape = actions.shape[:2]
         y_out, actions = y_out.flatten(0, 1), actions.flatten(0, 1)
         if decode is not None:
-            chosen = decode.flatten().nonzero()[:, 0]
-            y_out, actions = y_out[chosen], actions[chosen]
+            y_out, actions = y_out[decode], actions[decode]
         logits = self.heads(self.decoder(y_out, self.action_embedding(actions)))
         return logits if decode is not None else ActionLogits(*(x.unflatten(0, batch_shape) for x in logits))
 

@@ -22,6 +22,7 @@ from p2p.train.precision import FLOAT32, Precision
 
 Batch = dict[str, Any]
 
+LABELLED_KEY = "labelled"  # int64 [N], see `labelled_frames`
 COUNTS_KEY = "global_counts"  # of the global batch: labelled frames, frames, chunks, fingerprint, replaced chunks
 
 
@@ -48,7 +49,7 @@ class ComposerPolicy(ComposerModel):
             history = corrupt_history(batch["actions"], self.corruption, self.policy.config.action_space)
         with self.precision.autocast():
             logits: ActionLogits = self.policy(
-                batch["frames"], batch["actions"], batch["text"], history_actions=history, decode=label_mask(batch)
+                batch["frames"], batch["actions"], batch["text"], history_actions=history, decode=labelled_frames(batch)
             )
         return logits
 
@@ -63,8 +64,9 @@ class ComposerPolicy(ComposerModel):
         return {name: share * (chunks / len(batch["actions"])) for name, share in shares.items()}
 
     def sums(self, outputs: ActionLogits, batch: Batch) -> dict[str, HeadSums]:
-        mask = label_mask(batch)
-        return sum_heads(outputs, batch["actions"][mask], mask[mask], self.policy.config.action_space)
+        actions = batch["actions"].flatten(0, 1)[labelled_frames(batch)]
+        all_of_them = torch.ones(len(actions), dtype=torch.bool, device=actions.device)
+        return sum_heads(outputs, actions, all_of_them, self.policy.config.action_space)
 
     def eval_forward(self, batch: Batch, outputs: Any | None = None) -> ActionLogits:
         return outputs if outputs is not None else self.forward(batch)
@@ -146,7 +148,14 @@ def split_eval_batch(batch: Batch, microbatch_size: int | float) -> Sequence[Bat
 
 def _split(batch: Batch, size: int) -> list[Batch]:
     num_chunks = len(batch["actions"])
-    return [{key: value[i : i + size] for key, value in batch.items()} for i in range(0, num_chunks, size)]
+    parts = [{key: value[i : i + size] for key, value in batch.items()} for i in range(0, num_chunks, size)]
+    return [{**part, LABELLED_KEY: labelled_frames(part)} for part in parts]
+
+
+def labelled_frames(batch: Batch) -> Tensor:
+    """Places of the learned frames in the batch's B * T: found before the batch went to its device, or here."""
+    found: Tensor | None = batch.get(LABELLED_KEY)
+    return label_mask(batch).flatten().nonzero()[:, 0] if found is None else found
 
 
 def count_chunks(batch: Batch) -> int:

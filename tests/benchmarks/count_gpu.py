@@ -55,7 +55,7 @@ class Row:
 class Bench:
     """The parts of one size on fake tensors, each measured at its second call: the first compiles."""
 
-    def __init__(self, size: str, eager: bool, num_timesteps: int):
+    def __init__(self, size: str, eager: bool, num_timesteps: int, detail: int = 0):
         import torch
         from gpu_counter import GpuCounter
 
@@ -66,7 +66,7 @@ class Bench:
         from p2p.train.flops import forward_flops
         from p2p.train.parallel import parallelize
 
-        self.counter = GpuCounter()
+        self.counter, self.detail = GpuCounter(), detail
         dim, num_layers, self.chunks_per_gpu, self.num_chunks = SIZES[size]
         steps = num_timesteps
         self.config = PolicyConfig(dim=dim, num_layers=num_layers, num_timesteps=steps, attention_history=steps)
@@ -100,6 +100,9 @@ class Bench:
                 function()
         if count.waits or count.copies:
             print(f"    {part}: waits {dict(count.waits)}, blocking copies {dict(count.copies)}")
+        if self.detail:
+            for operation, moved in count.by_operation.most_common(self.detail):
+                print(f"    {moved / calls / frames / 1e6:.2f} MB {operation}")
         return Row(part, times, count.moved / calls / frames / 1e6, count.kernels / calls / frames, flops)
 
     def _flops_of(self, part: str) -> tuple[str, ...]:
@@ -243,6 +246,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=(*PARTS, RUN), default=(*PARTS, RUN))
     parser.add_argument("--timesteps", type=int, default=200)
     parser.add_argument("--eager", action="store_true", help="without torch.compile")
+    parser.add_argument("--detail", type=int, default=0, help="name that many uncompiled operations of each part")
     parser.add_argument("--caches", type=Path, default=Path(tempfile.gettempdir()) / "p2p-count-gpu")
     args = parser.parse_args()
     os.nice(10)
@@ -251,7 +255,7 @@ def main() -> None:
     parts = [part for part in args.parts if part != RUN]
     for size in args.size if parts else []:
         started = time.monotonic()
-        bench = Bench(size, args.eager, args.timesteps)
+        bench = Bench(size, args.eager, args.timesteps, args.detail)
         print(f"\n{size}, {bench.num_chunks} chunks of {args.timesteps} at a time\n")
         print("| part | MB per frame | kernels per 1000 frames | us: memory | us: matmul | us: the larger |")
         print("| --- | ---: | ---: | ---: | ---: | ---: |")

@@ -71,6 +71,7 @@ class Count:
     kernels: int = 0
     waits: Counter[str] = field(default_factory=Counter)
     copies: Counter[str] = field(default_factory=Counter)
+    by_operation: Counter[str] = field(default_factory=Counter)  # bytes
 
 
 @dataclass(frozen=True)
@@ -154,8 +155,10 @@ class GpuCounter(TorchDispatchMode):
             return
         read = [] if func in FILLS else inputs[1:] if func is aten.copy_.default else inputs
         self.count.kernels += 1
-        self.count.moved += READS.get(func, 1) * sum(map(_bytes, {id(x): x for x in read}.values()))
-        self.count.moved += sum(map(_bytes, [*outputs, *written]))
+        moved = READS.get(func, 1) * sum(map(_bytes, {id(x): x for x in read}.values()))
+        moved += sum(map(_bytes, [*outputs, *written]))
+        self.count.moved += moved
+        self.count.by_operation[str(func)] += moved
 
     def _look_at_copies(self, func: Any, inputs: list[Tensor], outputs: list[Tensor], kwargs: Any) -> None:
         if func is aten.copy_.default and len(inputs) == 2:

@@ -85,7 +85,7 @@ def one_round(model: ComposerPolicy, counter: GpuCounter) -> None:
         microbatches = split_batch(make_batch(CHUNKS_PER_UPDATE), MICROBATCH)
     for batch in microbatches:
         with torch.autocast("cuda", torch.bfloat16):
-            batch = to_device(batch)
+            batch = to_device(batch, counter)
             outputs = model(batch)
         model.loss(outputs, batch)["total"].backward()
     model.eval()
@@ -95,7 +95,7 @@ def one_round(model: ComposerPolicy, counter: GpuCounter) -> None:
                 microbatches = split_eval_batch(make_batch(size), size)
             for batch in microbatches:
                 with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
-                    batch = to_device(batch)
+                    batch = to_device(batch, counter)
                     model.sums(model.eval_forward(batch), batch)
 
 
@@ -113,9 +113,10 @@ def make_batch(num_chunks: int) -> dict[str, Any]:
     }
 
 
-def to_device(batch: dict[str, Any]) -> dict[str, Any]:
+def to_device(batch: dict[str, Any], counter: GpuCounter) -> dict[str, Any]:
     """As Composer does it."""
+    fake = counter.fake.from_tensor
     return {
-        key: value.to("cuda", non_blocking=True) if isinstance(value, torch.Tensor) else value
+        key: fake(value).to("cuda", non_blocking=True) if isinstance(value, torch.Tensor) else value
         for key, value in batch.items()
     }
