@@ -15,6 +15,7 @@ import pytest
 import p2p
 from p2p.actions import Action
 from p2p.recording import RecordingWriter
+from tests.tiny import tiny_config
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TOUR = (REPOSITORY / "docs" / "python.md").read_text()
@@ -44,10 +45,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 writer.add(np.full((192, 192, 3), 230 if keys else 20, dtype=np.uint8), Action(keys), None)
     run("-m", "p2p_convert.cli", "raw", "runs/demo/shards", "--split", "val=0", cwd=folder)
     (folder / "runs/demo/shards/train").rename(folder / "runs/demo/shards/val")
-    config = p2p.PolicyConfig(
-        dim=32, num_layers=2, num_heads=2, num_timesteps=16, attention_history=16, frame_height=48, frame_width=48,
-        image_encoder="small_cnn", decoder_num_layers=1, decoder_num_heads=2,
-    )  # fmt: skip
+    config = tiny_config(num_timesteps=16, attention_history=16)
     p2p.save_policy(p2p.Policy(config), folder / "runs/demo/seed-0/policy")
     return folder
 

@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from p2p.actions import Action
-from p2p.config import PolicyConfig, SamplingConfig
+from p2p.config import SamplingConfig
 from p2p.model import Policy, save_policy
 from p2p.recording import RecordingWriter
+from tests.tiny import tiny_config
 
 NUM_TIMESTEPS = 20
 NUM_FRAMES = 95
+CONFIG = tiny_config(num_timesteps=NUM_TIMESTEPS, sampling=SamplingConfig(mouse_sampling="mean"))
 
 
 def record(folder: Path, name: str, seed: int, game: str = "made") -> Path:
@@ -51,25 +53,8 @@ def stream_folder(recordings: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return out / "train"
 
 
-def tiny_config() -> PolicyConfig:
-    return PolicyConfig(
-        dim=32,
-        num_layers=2,
-        num_heads=2,
-        num_timesteps=NUM_TIMESTEPS,
-        attention_history=8,
-        frame_height=48,
-        frame_width=48,
-        image_encoder="small_cnn",
-        decoder_num_layers=1,
-        decoder_num_heads=2,
-        dropout=0.0,
-        sampling=SamplingConfig(mouse_sampling="mean"),
-    )
-
-
 @pytest.fixture(scope="session")
 def policy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A policy folder with random weights."""
     torch.manual_seed(0)
-    return save_policy(Policy(tiny_config()), tmp_path_factory.mktemp("policies") / "random")
+    return save_policy(Policy(CONFIG), tmp_path_factory.mktemp("policies") / "random")

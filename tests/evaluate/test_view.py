@@ -18,7 +18,7 @@ from p2p.model import Policy, load_policy
 from p2p.recording import RecordingWriter, read_frames
 from tests.s3 import S3Server
 
-from .conftest import NUM_FRAMES, tiny_config
+from .conftest import CONFIG, NUM_FRAMES
 
 
 def page_data(page: str) -> dict:  # type: ignore[type-arg]
@@ -52,7 +52,7 @@ def test_the_action_that_followed_a_frame_stands_beside_it(session: Path) -> Non
 
 
 def test_a_policy_hears_the_embeddings_of_its_own_embedder(tmp_path: Path) -> None:
-    policy = Policy(replace(tiny_config(), text_dim=8, text_embedder="minilm"))
+    policy = Policy(replace(CONFIG, text_dim=8, text_embedder="minilm"))
     frame = np.zeros((192, 192, 3), dtype=np.uint8)
     for tokenizer in ("minilm", "gemma"):
         with RecordingWriter(tmp_path / tokenizer, tokenizer, text_tokenizer=tokenizer) as writer:

@@ -18,29 +18,16 @@ from typing import Any
 import numpy as np
 
 from p2p.actions import Action
-from p2p.config import PolicyConfig
 from p2p.protocol import Frame, MessageReader, encode_frame, parse_action
 from p2p_serve.latency import Marks
 from p2p_serve.options import ServerOptions
 from p2p_serve.players import EchoPlayer, Player
 from p2p_serve.server import Server
 from p2p_serve.sockets import UnixListener
+from tests.tiny import tiny_config
 
 DEADLINE_S = 60.0
-TINY = PolicyConfig(
-    dim=32,
-    num_layers=2,
-    num_heads=2,
-    num_timesteps=8,
-    attention_history=8,
-    frame_height=96,
-    frame_width=96,
-    image_encoder="small_cnn",
-    text_dim=16,
-    decoder_num_layers=1,
-    decoder_num_heads=2,
-    dropout=0.0,
-)
+TINY = tiny_config(frame_height=96, frame_width=96, text_dim=16)
 
 
 def wait_until(condition: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S) -> Any:

@@ -14,27 +14,16 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.metadata import Metadata
 
-from p2p.config import PolicyConfig
 from p2p.manifest import describe
 from p2p.model.policy import Policy
 from p2p.recipe import Recipe
 from p2p.train.checkpoints import WRITING, publish, step_name
 from p2p.train.facts import make_facts
 from p2p.train.layout import METADATA, MODEL
+from tests.tiny import tiny_config
 
 DATA_FILE = "__0_0.distcp"
-CONFIG = PolicyConfig(
-    dim=32,
-    num_layers=1,
-    num_heads=2,
-    num_timesteps=4,
-    attention_history=2,
-    frame_height=48,
-    frame_width=48,
-    image_encoder="small_cnn",
-    decoder_num_layers=1,
-    decoder_num_heads=2,
-)
+CONFIG = tiny_config(num_layers=1, num_timesteps=4, attention_history=2)
 
 
 class Payload:

@@ -20,6 +20,7 @@ from p2p.console import USER_ERROR
 from p2p.model import load_policy, save_policy
 from p2p.model.policy import Policy
 from p2p.train.run import main
+from tests.tiny import tiny_config
 
 Metrics = dict[int, dict[str, Any]]
 
@@ -143,15 +144,7 @@ def test_start_weights_of_another_shape_are_refused_and_named(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = PolicyConfig(
-        dim=64,
-        num_layers=2,
-        num_heads=4,
-        num_timesteps=16,
-        attention_history=8,
-        image_encoder="small_cnn",
-        decoder_num_layers=1,
-    )
+    config = tiny_config(dim=64, num_timesteps=16)
     save_policy(Policy(config), tmp_path / "other")
     monkeypatch.chdir(repository)
     assert main(small_run(tmp_path / "run", "max_duration=1ba", f"init_from={tmp_path / 'other'}")) == USER_ERROR

@@ -14,27 +14,21 @@ from composer.core import Callback, DataSpec
 from composer.utils import dist
 from torch.utils.data import DataLoader, Dataset
 
-from p2p.config import PolicyConfig
 from p2p.model.policy import Policy
 from p2p.recipe import OptimizerConfig, ParallelConfig
 from p2p.train.callbacks import GradientNorm
 from p2p.train.composer_policy import ComposerPolicy, count_chunks, split_batch
 from p2p.train.optim import build_optimizer
 from p2p.train.parallel import fsdp_config, parallelize
+from tests.tiny import tiny_config
 
 NUM_CHUNKS, T = 6, 3
-CONFIG = PolicyConfig(
-    dim=32,
-    num_layers=2,
-    num_heads=2,
+CONFIG = tiny_config(
     num_timesteps=T,
     attention_history=(2, 1),
     frame_height=64,
     frame_width=64,
     image_encoder="efficientnet_b0",
-    decoder_num_layers=1,
-    decoder_num_heads=2,
-    dropout=0.0,
     num_sink_tokens=1,
 )
 
