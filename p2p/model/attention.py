@@ -54,7 +54,7 @@ def attention_for(pattern: AttentionPattern, device: torch.device) -> Attend:
     """
     if device.type == "cuda":
         return partial(_attend_flex, mask=block_mask(pattern, str(device)))
-    return partial(_attend_grouped, groups=_groups(pattern, str(device)), num_sinks=pattern.num_sinks)
+    return partial(_attend_grouped, groups=query_groups(pattern, str(device)), num_sinks=pattern.num_sinks)
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _add_with_sinks(total: Tensor, part: Tensor, keys: slice, num_sinks: int) ->
 
 
 @lru_cache(maxsize=64)
-def _groups(pattern: AttentionPattern, device: str) -> tuple[_Group, ...]:
+def query_groups(pattern: AttentionPattern, device: str) -> tuple[_Group, ...]:
     """Groups of timesteps; the keys of each end where its queries end."""
     s, per_step, end = pattern.layout.tokens_per_timestep, pattern.tokens_per_query_step, pattern.num_timesteps
     groups = []
@@ -186,31 +186,3 @@ def _attend_flex(q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Tensor:
 
         return cast(Tensor, flex_attention(q, k, v, block_mask=mask))
     return cast(Tensor, _compiled_flex()(q, k, v, block_mask=mask))
-
-
-# ------------------------------------------------------------------ counting
-
-
-@dataclass(frozen=True)
-class AttentionCount:
-    """Query-key pairs of one layer and head: all of them, those computed, those that the mask shows."""
-
-    total: int
-    computed: int
-    visible: int
-
-
-def count_pairs(pattern: AttentionPattern, device_type: str = "cpu") -> AttentionCount:
-    """What the attention computes and skips; for "cuda" at the granularity of flex_attention's blocks."""
-    num_queries = pattern.num_timesteps * pattern.tokens_per_query_step
-    num_keys = pattern.num_sinks + pattern.num_timesteps * pattern.layout.tokens_per_timestep
-    masks = [group.mask for group in _groups(pattern, "cpu")]
-    if device_type == "cuda":
-        mask = block_mask(pattern, "cpu")
-        blocks = int(mask.kv_num_blocks.sum())
-        if mask.full_kv_num_blocks is not None:
-            blocks += int(mask.full_kv_num_blocks.sum())
-        computed = blocks * mask.BLOCK_SIZE[0] * mask.BLOCK_SIZE[1]
-    else:
-        computed = sum(mask.numel() for mask in masks)
-    return AttentionCount(num_queries * num_keys, computed, visible=sum(int(mask.sum()) for mask in masks))

@@ -1,6 +1,6 @@
 """Which token may see which: the token layout of a timestep and the attention mask, defined once.
 
-Every other place (dense masks, compiled block masks, the cache of a running player) asks `visible`.
+Every other place (dense masks, compiled block masks, the cache of a session) asks `visible`.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def visible(q_step: Tensor, q_kind: Tensor, k_step: Tensor, k_kind: Tensor, hist
     """True where a query may see a key; the arguments broadcast against each other.
 
     A key is seen from later timesteps, up to `history` of them, unless it is an out token. Within a
-    timestep obs sees obs, out sees obs and itself, act sees obs and act. Sinks are always visible and
-    no business of this function.
+    timestep obs sees obs, out sees obs and itself, act sees obs and act. Sinks, always visible, are
+    left to the caller.
     """
     not_out = k_kind != Kind.OUT
     earlier = (k_step < q_step) & (q_step - k_step <= history) & not_out
@@ -77,11 +77,3 @@ def visible(q_step: Tensor, q_kind: Tensor, k_step: Tensor, k_kind: Tensor, hist
         (k_kind == Kind.OBS) | ((q_kind == k_kind) & (q_kind != Kind.OBS))  # out sees out, act sees act
     )
     return earlier | same
-
-
-def dense_mask(layout: TokenLayout, num_timesteps: int, history: int, num_sinks: int = 0) -> Tensor:
-    """Bool [L, num_sinks + L], L = num_timesteps * S; row = query, column = key, sinks first."""
-    index = torch.arange(num_timesteps * layout.tokens_per_timestep)
-    step, kind = layout.step(index), layout.kind(index)
-    mask = visible(step[:, None], kind[:, None], step[None, :], kind[None, :], history)
-    return torch.cat([torch.ones(len(index), num_sinks, dtype=torch.bool), mask], dim=1)

@@ -29,12 +29,13 @@ from plain_policy import plain_copy, plain_decoder, plain_observation, plain_tra
 from trainer_step import PHASES
 
 from p2p.config import PolicyConfig
-from p2p.model.attention import AttentionPattern, count_pairs
+from p2p.model.attention import AttentionPattern
 from p2p.model.mask import TokenLayout
 from p2p.model.policy import Policy
 from p2p.train.flops import forward_flops, peak_flops
 from p2p.train.precision import Precision, precision_here
 from p2p.train.processor import keep_memory
+from tests.masks import count_pairs
 
 # dim, num_layers, chunks per GPU as in the recipes
 SIZES = {"150M": (1024, 10, 10), "300M": (1024, 20, 8), "600M": (2048, 9, 8), "1200M": (2048, 22, 5)}

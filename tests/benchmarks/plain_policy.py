@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from p2p.model.image import DepthwiseConv, normalise_frames
 from p2p.model.layers import Layer, rotation
-from p2p.model.mask import dense_mask
 from p2p.model.network import ActionLogits, causal_mask
 from p2p.model.policy import Policy
+from tests.masks import dense_mask
 
 
 def plain_copy(policy: Policy) -> Policy:

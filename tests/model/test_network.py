@@ -12,9 +12,10 @@ from torch import nn
 from p2p.config import PolicyConfig
 from p2p.model import Policy
 from p2p.model import attention as attention_module
-from p2p.model.attention import AttentionPattern, attention_for, count_pairs
+from p2p.model.attention import AttentionPattern, attention_for
 from p2p.model.image import DepthwiseConv, EfficientNetB0Stages, fold_batch_norm
-from p2p.model.mask import TokenLayout, dense_mask
+from p2p.model.mask import TokenLayout
+from tests.masks import count_pairs, dense_mask
 
 TINY = PolicyConfig(
     dim=32, num_layers=2, num_heads=4, num_timesteps=4, attention_history=4, image_encoder="small_cnn",
@@ -58,7 +59,7 @@ def test_counts_say_what_is_skipped() -> None:
 
 
 def test_the_masks_that_are_kept_serve_training_too() -> None:
-    attention_module._groups.cache_clear()
+    attention_module.query_groups.cache_clear()
     policy = Policy(TINY)
     frames = torch.zeros(1, 4, 3, 192, 192, dtype=torch.uint8)
     arguments = (frames, torch.zeros(1, 4, 8, dtype=torch.int64), torch.zeros(1, 4, 1, 16))

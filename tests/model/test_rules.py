@@ -14,9 +14,10 @@ from torch import Tensor
 from p2p.config import PolicyConfig
 from p2p.model import Policy
 from p2p.model.layers import rope_theta, rotate, rotation
-from p2p.model.mask import TokenLayout, dense_mask
+from p2p.model.mask import TokenLayout
 from p2p.model.original import is_stored_as_bf16, original_name, rename_to_original
 from p2p.model.sampling import sample_from_logits
+from tests.masks import dense_mask
 
 RECIPES = {"150M": (1024, 10), "300M": (1024, 20), "600M": (2048, 9), "1200M": (2048, 22)}
 PARTS = {
