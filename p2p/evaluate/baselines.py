@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from p2p.actions import HEADS, ActionSpace
 from p2p.evaluate import metrics
 from p2p.evaluate.metrics import Ids, Predicted, Tally
-from p2p.evaluate.scoring import Segment, motion_px
+from p2p.evaluate.scoring import ScoredSteps, motion_px
 
 BASELINES = ("repeat previous", "frequencies", "mean")
 _SMALLEST_SHARE = 1e-6
@@ -37,7 +37,7 @@ class Statistics:
     mean_px: NDArray[np.float64]
 
 
-def statistics(recordings: Mapping[str, list[Segment]], space: ActionSpace) -> Statistics:
+def statistics(recordings: Mapping[str, list[ScoredSteps]], space: ActionSpace) -> Statistics:
     """Count the unmasked steps of all recordings.
 
     Raises:
@@ -60,7 +60,7 @@ def statistics(recordings: Mapping[str, list[Segment]], space: ActionSpace) -> S
 
 
 def baseline_tallies(
-    recordings: Mapping[str, list[Segment]], space: ActionSpace, known: Statistics | None = None
+    recordings: Mapping[str, list[ScoredSteps]], space: ActionSpace, known: Statistics | None = None
 ) -> dict[str, list[Tally]]:
     """Per baseline one tally per recording, in the order of `recordings`."""
     known = known or statistics(recordings, space)
@@ -78,7 +78,7 @@ def baseline_tallies(
 
 
 def _predictions(
-    segment: Segment, space: ActionSpace, known: Statistics, rng: np.random.Generator
+    segment: ScoredSteps, space: ActionSpace, known: Statistics, rng: np.random.Generator
 ) -> dict[str, Predicted]:
     num, before = len(segment.actions), metrics.previous_actions(segment.actions, space)
     drawn = known.actions[rng.integers(0, len(known.actions), num)]
@@ -94,7 +94,7 @@ def _predictions(
     }
 
 
-def _losses(segment: Segment, space: ActionSpace, known: Statistics, weight: NDArray[np.float64]) -> Tally:
+def _losses(segment: ScoredSteps, space: ActionSpace, known: Statistics, weight: NDArray[np.float64]) -> Tally:
     """Tallies of the mixture (1 - weight) * previous id + weight * frequencies, weight [A]."""
     before = metrics.previous_actions(segment.actions, space)
     logits: dict[str, torch.Tensor] = {}

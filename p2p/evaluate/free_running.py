@@ -16,7 +16,7 @@ from p2p.config import SamplingConfig
 from p2p.evaluate import metrics
 from p2p.evaluate.metrics import Ids, Predicted, Tally
 from p2p.evaluate.scoring import Batch, decode_rows, motion_px
-from p2p.model.cache import Player
+from p2p.model.cache import Stepper
 from p2p.model.losses import label_mask
 from p2p.model.policy import Policy
 
@@ -27,12 +27,12 @@ def free_running_ids(
 ) -> torch.Tensor:
     """Actions int64 [B, T, A] of the policy for frames uint8 [B, T, 3, Y, X] and text [B, T, n_text, D]."""
     device, num_slots = policy.out_token.device, policy.config.num_action_slots
-    player, taken = Player(policy, batch_size=len(frames)), []
+    stepper, taken = Stepper(policy, batch_size=len(frames)), []
     for step in range(frames.shape[1]):
-        y_out = player.observe(frames[:, step].to(device), text[:, step].to(device))
+        y_out = stepper.observe(frames[:, step].to(device), text[:, step].to(device))
         uniforms = torch.rand(len(frames), num_slots, generator=generator)
         ids, _ = decode_rows(policy, y_out, sampling, uniforms)
-        player.act(ids.to(device))
+        stepper.act(ids.to(device))
         taken.append(ids)
     return torch.stack(taken, dim=1)
 

@@ -31,7 +31,7 @@ DECODER_ROWS = 512  # timesteps that the decoder writes at once
 
 
 @dataclass(frozen=True)
-class Segment:
+class ScoredSteps:
     """Consecutive steps of one recording, with what was predicted for them.
 
     actions int64 [n, A]; mask bool [n]: a person's action on a real frame; ids and mouse_px as in `Predicted`;
@@ -50,9 +50,9 @@ class Segment:
     def stop(self) -> int:
         return self.start + len(self.actions)
 
-    def joined(self, later: Segment) -> Segment:
+    def joined(self, later: ScoredSteps) -> ScoredSteps:
         """This segment and the one that begins where it ends."""
-        return Segment(
+        return ScoredSteps(
             self.recording,
             self.start,
             np.concatenate([self.actions, later.actions]),
@@ -67,16 +67,16 @@ class Segment:
 class Collector:
     """Takes segments in any order and gives them back joined, per recording."""
 
-    segments: dict[str, list[Segment]] = field(default_factory=lambda: defaultdict(list))
+    segments: dict[str, list[ScoredSteps]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, segment: Segment) -> None:
+    def add(self, segment: ScoredSteps) -> None:
         self.segments[segment.recording].append(segment)
 
-    def joined(self) -> dict[str, list[Segment]]:
+    def joined(self) -> dict[str, list[ScoredSteps]]:
         """Per recording (sorted by name) its segments in time order, joined where one begins as another ends."""
-        result: dict[str, list[Segment]] = {}
+        result: dict[str, list[ScoredSteps]] = {}
         for recording in sorted(self.segments):
-            merged: list[Segment] = []
+            merged: list[ScoredSteps] = []
             for segment in sorted(self.segments[recording], key=lambda s: s.start):
                 if merged and merged[-1].stop == segment.start:
                     merged[-1] = merged[-1].joined(segment)
@@ -143,7 +143,7 @@ def decode_rows(
     return torch.cat(ids), torch.cat(logits)
 
 
-def batch_segments(policy: Policy, batch: Batch) -> list[Segment]:
+def batch_segments(policy: Policy, batch: Batch) -> list[ScoredSteps]:
     """One segment per chunk of the batch, with the steps on real frames alone."""
     space = policy.config.action_space
     steps, mask = predict_steps(policy, batch), label_mask(batch)
@@ -154,7 +154,7 @@ def batch_segments(policy: Policy, batch: Batch) -> list[Segment]:
         losses = {**metrics.loss_tally(*arguments), **metrics.calibration_tally(*arguments)}
         num = int(batch["valid_mask"][index].sum())
         segments.append(
-            Segment(
+            ScoredSteps(
                 str(recording),
                 int(batch["start"][index]),
                 batch["actions"][index, :num].numpy(),
@@ -167,7 +167,7 @@ def batch_segments(policy: Policy, batch: Batch) -> list[Segment]:
     return segments
 
 
-def collect(policy: Policy, batches: Iterable[Batch]) -> dict[str, list[Segment]]:
+def collect(policy: Policy, batches: Iterable[Batch]) -> dict[str, list[ScoredSteps]]:
     """Teacher-forced predictions of the policy for every chunk, joined per recording."""
     collector = Collector()
     policy.eval()
@@ -181,12 +181,12 @@ def collect(policy: Policy, batches: Iterable[Batch]) -> dict[str, list[Segment]
 # ------------------------------------------------------------------ tallies per recording
 
 
-def policy_tallies(recordings: Mapping[str, list[Segment]], space: ActionSpace) -> list[Tally]:
+def policy_tallies(recordings: Mapping[str, list[ScoredSteps]], space: ActionSpace) -> list[Tally]:
     """One tally per recording, of the predictions that the segments carry."""
     return [metrics.add_tallies([_segment_tally(s, space) for s in segments]) for segments in recordings.values()]
 
 
-def _segment_tally(segment: Segment, space: ActionSpace) -> Tally:
+def _segment_tally(segment: ScoredSteps, space: ActionSpace) -> Tally:
     history = metrics.previous_actions(segment.actions, space)
     predicted = Predicted(segment.ids, segment.mouse_px, history, segment.losses)
     truth_px = motion_px(segment.actions, space)

@@ -88,7 +88,7 @@ class Ring:
 
 
 class Cache:
-    """Keys and values of one batch of players, and how many timesteps they have begun."""
+    """Keys and values of one batch of sessions, and how many timesteps they have begun."""
 
     def __init__(self, policy: Network, batch_size: int = 1):
         config = policy.config
@@ -113,7 +113,7 @@ class Cache:
 
 
 def cache_bytes(policy: Network) -> int:
-    """Memory of one player's keys and values, which is nearly all that a session adds to its policy."""
+    """Memory of one session's keys and values, which is nearly all that a session adds to its policy."""
     config = policy.config
     steps = sum(min(history, config.num_timesteps - 1) + 2 for history in config.histories)
     return 2 * steps * (config.tokens_per_timestep - 1) * config.dim * policy.out_token.element_size()
@@ -159,8 +159,8 @@ def run_tokens(
     return x
 
 
-class Player:
-    """A policy that plays: one timestep after another, for a batch of B players in lockstep.
+class Stepper:
+    """Runs the main transformer one timestep after another, for a batch of B sessions in lockstep.
 
     `observe` gives the main transformer's output for a frame; `remember` adds the action that was taken,
     after the answer is sent or, when it was left out, together with the next frame: the result is the same.

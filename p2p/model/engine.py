@@ -1,4 +1,4 @@
-"""One player's state on its device: a frame in, the ids of an action out.
+"""The state of one session on its device: a frame in, the ids of an action out.
 
 The answer waits only for the frame's own tokens and the decoder; the action tokens enter the cache after
 it, in `finish_step`, or with the next frame. `StepEngine` computes step by step, `CapturedEngine`
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from p2p.config import SamplingConfig
-from p2p.model.cache import Player
+from p2p.model.cache import Stepper
 from p2p.model.decode import DecoderRunner
 from p2p.model.network import Network
 
@@ -109,25 +109,25 @@ class StepEngine(Engine):
         super().__init__(policy, sampling)
         self.guess_previous = guess_previous
         self.last_y_out: Tensor | None = None
-        self._player, self._decoder = Player(policy), DecoderRunner(policy)
+        self._stepper, self._decoder = Stepper(policy), DecoderRunner(policy)
         self._nothing = torch.from_numpy(self.config.action_space.nothing)[None].to(self.device)
         self._previous = self._nothing
 
     def _answer(self, frame: Tensor, text: Tensor, uniforms: Tensor) -> Tensor:
         started = time.perf_counter()
-        y_out = self._player.observe(frame.to(self.device), text)
+        y_out = self._stepper.observe(frame.to(self.device), text)
         observed = time.perf_counter()
         guess = self._previous if self.guess_previous else None
         decoded = self._decoder.decode(y_out, uniforms.to(self.device), self.sampling, guess)
-        self._player.act(decoded.ids)
+        self._stepper.act(decoded.ids)
         self._previous, self.last_y_out = decoded.ids, y_out
         ids = decoded.ids.cpu()
         self.last_timing = StepTiming(observed - started, time.perf_counter() - observed, decoded.num_passes)
         return ids
 
     def finish_step(self) -> None:
-        self._player.remember()
+        self._stepper.remember()
 
     def reset(self) -> None:
-        self._player.reset()
+        self._stepper.reset()
         self._previous = self._nothing

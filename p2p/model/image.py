@@ -152,7 +152,7 @@ class EfficientNetB0Stages(nn.Sequential):
 class SmallCNN(nn.Sequential):
     """frames float [N, 3, Y, X] -> features [N, 64, Y/48, X/48]: a 3x3 mean, then four convolutions.
 
-    Batch-independent (GroupNorm), so that what one player sees does not depend on the others.
+    Batch-independent (GroupNorm), so that what one session sees does not depend on the others.
     """
 
     out_channels = 64

@@ -10,11 +10,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from p2p_serve.connection import Connection
 from p2p_serve.latency import LatencyLog
 from p2p_serve.options import ServerOptions
 from p2p_serve.players import Player
 from p2p_serve.quiet import QuietLog
-from p2p_serve.session import Session
 from p2p_serve.worker import Channel, Worker
 
 log = logging.getLogger(__name__)
@@ -44,9 +44,9 @@ class Server:
         self.say = QuietLog(log)
         self._players = list(players)
         self._free = deque(players)
-        self._waiting: deque[Session] = deque()
-        self._active: list[Session] = []
-        self._open: set[Session] = set()
+        self._waiting: deque[Connection] = deque()
+        self._active: list[Connection] = []
+        self._open: set[Connection] = set()
         self._listeners: list[asyncio.Server] = []
         self._on_session_end = on_session_end
         self._on_warm = on_warm or (lambda _: None)
@@ -75,7 +75,7 @@ class Server:
             log.warning("the inference thread did not finish within %g s", self.options.stop_timeout_s)
 
     @property
-    def sessions(self) -> list[Session]:
+    def sessions(self) -> list[Connection]:
         """The sessions that have a player, oldest first."""
         return list(self._active)
 
@@ -90,9 +90,9 @@ class Server:
             if session.channel is not None:
                 self.worker.forget(session.channel)
 
-    # --- sessions report here
+    # --- connections report here
 
-    def session_opened(self, session: Session) -> None:
+    def opened(self, session: Connection) -> None:
         self._open.add(session)
         if self._stopping:
             session.close("the server stops")
@@ -104,7 +104,7 @@ class Server:
             self._waiting.append(session)
             session.grace = self._loop.call_later(self.options.grace_s, self._grace_over, session)
 
-    def session_closed(self, session: Session) -> None:
+    def closed(self, session: Connection) -> None:
         self._open.discard(session)
         if session in self._waiting:
             self._waiting.remove(session)
@@ -119,11 +119,11 @@ class Server:
 
     # --- inner
 
-    def _new_session(self) -> Session:
+    def _new_session(self) -> Connection:
         self._num_connections += 1
-        return Session(self, self._num_connections)
+        return Connection(self, self._num_connections)
 
-    def _begin(self, session: Session) -> None:
+    def _begin(self, session: Connection) -> None:
         player = self._free.popleft()
         self._active.append(session)
         session.begin(
@@ -142,14 +142,14 @@ class Server:
         except RuntimeError:  # the loop has ended: nobody is there to be told
             log.debug("%s after the end", function)
 
-    def _released(self, session: Session, player: Player) -> None:
+    def _released(self, session: Connection, player: Player) -> None:
         self._active.remove(session)
         session.release()
         self._free.append(player)
         while self._free and self._waiting:
             self._begin(self._waiting.popleft())
 
-    def _grace_over(self, session: Session) -> None:
+    def _grace_over(self, session: Connection) -> None:
         if session not in self._waiting:
             return
         if any(active not in self._open for active in self._active):  # its client has left; it is being ended

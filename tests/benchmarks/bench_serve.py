@@ -25,7 +25,7 @@ from original_procedure import OriginalProcedure
 from p2p.actions import Action, ActionSpace
 from p2p.config import PolicyConfig, SamplingConfig
 from p2p.data.resize import resize
-from p2p.model.cache import Player
+from p2p.model.cache import Stepper
 from p2p.model.decode import DecoderRunner
 from p2p.model.inference import for_inference
 from p2p.model.policy import Policy
@@ -52,10 +52,10 @@ def print_percentiles(name: str, seconds: list[float]) -> None:
 # ------------------------------------------------------------------ CPU
 
 
-def fill(cache_owner: OriginalProcedure | Player, policy: Policy) -> None:
+def fill(cache_owner: OriginalProcedure | Stepper, policy: Policy) -> None:
     """Fill the cache as after a window of play; what the values are does not matter to the time."""
     window, s = policy.config.num_timesteps, policy.layout.tokens_per_timestep
-    if isinstance(cache_owner, Player):
+    if isinstance(cache_owner, Stepper):
         cache = cache_owner.cache
         for step in range(window + 1):
             index = torch.arange(s)
@@ -72,27 +72,27 @@ def fill(cache_owner: OriginalProcedure | Player, policy: Policy) -> None:
 
 
 def one_engine_step(
-    player: Player, decoder: DecoderRunner, frame: Tensor, text: Tensor, num_right: int, random: np.random.Generator
+    stepper: Stepper, decoder: DecoderRunner, frame: Tensor, text: Tensor, num_right: int, random: np.random.Generator
 ) -> tuple[float, float, int]:
     """Seconds until the answer and after it, and decoder passes, with a guess of which `num_right` slots are right.
 
     What StepEngine's `step` and `finish_step` do, by hand, because the guess is to be so right and no better.
     """
-    policy = player.policy
+    policy = stepper.policy
     uniforms = torch.from_numpy(random.random((1, policy.config.num_action_slots))).float()
     sampling = SamplingConfig()
     started = time.perf_counter()
-    y_out = player.observe(frame, text)
+    y_out = stepper.observe(frame, text)
     observed = time.perf_counter() - started
     answer = decoder.decode(y_out, uniforms, sampling).ids  # what the guess must be to be right, not timed
     guess = answer.clone()
     guess[:, num_right:] = (guess[:, num_right:] + 1) % 4
     started = time.perf_counter()
     decoded = decoder.decode(y_out, uniforms, sampling, guess)
-    player.act(decoded.ids)
+    stepper.act(decoded.ids)
     answer_s = observed + time.perf_counter() - started
     started = time.perf_counter()
-    player.remember()
+    stepper.remember()
     return answer_s, time.perf_counter() - started, decoded.num_passes
 
 
@@ -126,9 +126,9 @@ def bench_cpu(size: str, num_steps: int, recordings: Path, num_threads: int) -> 
         f"cache of {policy.config.num_timesteps} steps"
     )
     original = OriginalProcedure(policy, SamplingConfig())
-    player, decoder = Player(fast), DecoderRunner(fast)
+    stepper, decoder = Stepper(fast), DecoderRunner(fast)
     fill(original, policy)
-    fill(player, fast)
+    fill(stepper, fast)
     text = torch.zeros(1, policy.config.num_text_tokens, policy.config.text_dim)
     random = np.random.default_rng(0)
     seconds: dict[str, list[float]] = {"answer": [], "total": [], "never": [], "rate": [], "after": []}
@@ -137,9 +137,9 @@ def bench_cpu(size: str, num_steps: int, recordings: Path, num_threads: int) -> 
         frame = random_frame(policy.config)
         uniforms = torch.from_numpy(random.random((1, policy.config.num_action_slots))).float()
         original.step(frame, text, uniforms)
-        never, _, _ = one_engine_step(player, decoder, frame, text, 0, random)
+        never, _, _ = one_engine_step(stepper, decoder, frame, text, 0, random)
         num_right = int(random.choice(repeated))
-        at_rate, after, num_passes = one_engine_step(player, decoder, frame, text, num_right, random)
+        at_rate, after, num_passes = one_engine_step(stepper, decoder, frame, text, num_right, random)
         if step:  # the first warms up
             for key, value in zip(seconds, (original.answer_s, original.total_s, never, at_rate, after), strict=True):
                 seconds[key].append(value)

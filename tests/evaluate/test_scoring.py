@@ -13,7 +13,7 @@ from p2p.evaluate import metrics
 from p2p.evaluate.baselines import baseline_tallies, statistics
 from p2p.evaluate.free_running import free_running_ids
 from p2p.evaluate.policies import open_policy
-from p2p.evaluate.scoring import Collector, Segment, predict_steps
+from p2p.evaluate.scoring import Collector, ScoredSteps, predict_steps
 from p2p.evaluate.stream import open_stream
 from p2p.evaluate.validate import score_batches
 from p2p.model import load_policy
@@ -21,13 +21,13 @@ from p2p.model import load_policy
 SPACE = ActionSpace()
 
 
-def segment(recording: str, start: int, first_keys: list[int], masked: tuple[int, ...] = ()) -> Segment:
+def segment(recording: str, start: int, first_keys: list[int], masked: tuple[int, ...] = ()) -> ScoredSteps:
     """A segment in which the first key slot holds the given ids and nothing else happens."""
     actions = np.tile(SPACE.nothing, (len(first_keys), 1))
     actions[:, 0] = first_keys
     mask = np.ones(len(first_keys), dtype=bool)
     mask[list(masked)] = False
-    return Segment(recording, start, actions, mask, actions, np.zeros((len(first_keys), 2)), {"n": np.array(1.0)})
+    return ScoredSteps(recording, start, actions, mask, actions, np.zeros((len(first_keys), 2)), {"n": np.array(1.0)})
 
 
 def test_segments_join_in_any_order_and_not_across_a_gap() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from p2p.config import PolicyConfig, SamplingConfig
 from p2p.model import Policy
-from p2p.model.cache import Player
+from p2p.model.cache import Stepper
 from p2p.model.decode import DecoderRunner
 from p2p.model.original import load_checkpoint
 
@@ -46,7 +46,7 @@ def inputs(config: PolicyConfig, num_timesteps: int, batch_size: int = 2) -> tup
 
 
 def sliding_window(policy: Policy, num_timesteps: int) -> Policy:
-    """The same weights as a policy of longer chunks whose layers see no further than a player's cache."""
+    """The same weights as a policy of longer chunks whose layers see no further than a stepper's cache."""
     config = policy.config
     histories = tuple(min(history, config.num_timesteps - 1) for history in config.histories)
     longer = Policy(dataclasses.replace(config, num_timesteps=num_timesteps, attention_history=histories))
@@ -63,23 +63,23 @@ def test_playing_equals_the_full_forward_over_rolling_windows(name: str, with_ne
     frames, actions, text = inputs(policy.config, num_timesteps)
     with torch.no_grad():
         expected = sliding_window(policy, num_timesteps).transform(frames, actions, text)
-    player = Player(policy, batch_size=2)
+    stepper = Stepper(policy, batch_size=2)
     for t in range(num_timesteps):
-        y_out = player.observe(frames[:, t], text[:, t])
+        y_out = stepper.observe(frames[:, t], text[:, t])
         torch.testing.assert_close(y_out, expected[:, t], atol=2e-5, rtol=1e-4)
-        player.act(actions[:, t])
+        stepper.act(actions[:, t])
         if not with_next_frame:
-            player.remember()
+            stepper.remember()
 
 
 def test_positions_stay_exact_after_an_hour() -> None:
     torch.manual_seed(0)
     policy = Policy(TINY).eval()
     frames, actions, text = inputs(TINY, 12)
-    fresh, late = Player(policy, 2), Player(policy, 2)
+    fresh, late = Stepper(policy, 2), Stepper(policy, 2)
     late.cache.num_steps = 20 * 3600 * 24  # a day of play: one frame 20 times a second
     for t in range(12):
-        expected, got = (player.observe(frames[:, t], text[:, t]) for player in (fresh, late))
+        expected, got = (stepper.observe(frames[:, t], text[:, t]) for stepper in (fresh, late))
         torch.testing.assert_close(got, expected, atol=2e-5, rtol=1e-4)
         fresh.act(actions[:, t])
         late.act(actions[:, t])
@@ -88,12 +88,12 @@ def test_positions_stay_exact_after_an_hour() -> None:
 def test_a_reset_player_starts_afresh() -> None:
     policy = Policy(TINY).eval()
     frames, actions, text = inputs(TINY, 4)
-    player = Player(policy, 2)
-    first = player.observe(frames[:, 0], text[:, 0])
-    player.act(actions[:, 0])
-    player.observe(frames[:, 1], text[:, 1])
-    player.reset()
-    assert torch.equal(player.observe(frames[:, 0], text[:, 0]), first)
+    stepper = Stepper(policy, 2)
+    first = stepper.observe(frames[:, 0], text[:, 0])
+    stepper.act(actions[:, 0])
+    stepper.observe(frames[:, 1], text[:, 1])
+    stepper.reset()
+    assert torch.equal(stepper.observe(frames[:, 0], text[:, 0]), first)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -140,10 +140,10 @@ def test_the_rollout_of_the_original(shared_fixtures: Path, prefix: str, tempera
     rollout = load_file(folder / "rollout.safetensors")
     policy = load_checkpoint(folder / "checkpoint-step=00000010.ckpt")
     names = ("keys", "mouse_buttons", "mouse_delta_x", "mouse_delta_y")
-    player, runner = Player(policy), DecoderRunner(policy)
+    stepper, runner = Stepper(policy), DecoderRunner(policy)
     previous = torch.zeros(1, 8, dtype=torch.int64) if guess else None
     for t in range(10):
-        y_out = player.observe(rollout["in.frames"][t : t + 1], rollout["in.text_embeddings"][t : t + 1])
+        y_out = stepper.observe(rollout["in.frames"][t : t + 1], rollout["in.text_embeddings"][t : t + 1])
         uniforms = rollout[f"{prefix}in.unif_rand"][t : t + 1]
         decoded = runner.decode(y_out, uniforms, SamplingConfig(temperature), previous)
         assert decoded.ids[0].tolist() == torch.cat([rollout[prefix + name][t] for name in names]).tolist()
@@ -151,21 +151,21 @@ def test_the_rollout_of_the_original(shared_fixtures: Path, prefix: str, tempera
         for slots, name in zip(policy.heads.slots.values(), names, strict=True):
             expected = rollout[f"{prefix}logits.{name}"][t]
             torch.testing.assert_close(decoded.logits[0, slots, : expected.shape[-1]], expected, atol=1e-4, rtol=0)
-        player.act(decoded.ids)
+        stepper.act(decoded.ids)
         previous = decoded.ids if guess else None
-    player.remember()
+    stepper.remember()
     if not prefix:
-        assert_cache(player, rollout)
+        assert_cache(stepper, rollout)
 
 
-def assert_cache(player: Player, rollout: dict[str, Tensor]) -> None:
+def assert_cache(stepper: Stepper, rollout: dict[str, Tensor]) -> None:
     """The original's final cache, but for the out tokens, which nobody sees."""
-    layout, num_kept = player.policy.layout, 6
+    layout, num_kept = stepper.policy.layout, 6
     offsets = torch.tensor([o for o in range(layout.tokens_per_timestep) if o != layout.out])
-    for i, ring in enumerate(player.cache.ring_of_layer):
+    for i, ring in enumerate(stepper.cache.ring_of_layer):
         for step in range(10 - num_kept + 1, 10):  # the window without the step that has left it
             rows = ring.layout.row(torch.tensor(step), offsets)
             theirs = offsets + (step - (10 - num_kept)) * layout.tokens_per_timestep
-            for name, ours in (("k", player.cache.layers[i].keys), ("v", player.cache.layers[i].values)):
+            for name, ours in (("k", stepper.cache.layers[i].keys), ("v", stepper.cache.layers[i].values)):
                 expected = rollout[f"final_{name}_cache.{i}"][:, :, theirs]
                 torch.testing.assert_close(ours[:, :, rows], expected, atol=1e-4, rtol=0)

@@ -15,9 +15,9 @@ import pytest
 from p2p.actions import Action
 from p2p.proto import video_inference_pb2 as messages
 from p2p.protocol import MAX_MESSAGE_BYTES, encode_frame, frame_message
+from p2p_serve.connection import Connection
 from p2p_serve.latency import LatencyLog
 from p2p_serve.players import EchoPlayer
-from p2p_serve.session import Session
 from tests.serve.live import Client, GatedPlayer, connect, noise, serving, wait_until
 
 BEYOND_BELIEF = {
@@ -254,7 +254,7 @@ def test_sessions_that_have_ended_leave_nothing_behind_that_must_be_collected(pa
     """Cycles with buffers in them, collected late, made the memory of a server creep up over thousands of sessions."""
 
     def num_left() -> int:
-        return sum(type(found) in (Session, LatencyLog) for found in gc.get_objects())
+        return sum(type(found) in (Connection, LatencyLog) for found in gc.get_objects())
 
     gc.collect()
     gc.disable()

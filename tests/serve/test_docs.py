@@ -10,9 +10,9 @@ import pytest
 
 from p2p.protocol import MAX_MESSAGE_BYTES
 from p2p_serve.cli import parse
+from p2p_serve.connection import MAX_FRAMES_PER_READ, MAX_UNREAD_BYTES, READ_BYTES
 from p2p_serve.options import ServerOptions
 from p2p_serve.players import EchoPlayer
-from p2p_serve.session import MAX_FRAMES_PER_READ, MAX_UNREAD_BYTES, READ_BYTES
 from tests.serve.live import serving
 
 REPOSITORY = Path(__file__).resolve().parents[2]

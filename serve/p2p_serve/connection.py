@@ -36,14 +36,14 @@ class Owner(Protocol):
     def is_shared(self) -> bool:
         """Whether a session has others beside it."""
 
-    def session_opened(self, session: Session) -> None:
+    def opened(self, connection: Connection) -> None:
         """A client has connected."""
 
-    def session_closed(self, session: Session) -> None:
+    def closed(self, connection: Connection) -> None:
         """Its connection has ended."""
 
 
-class Session(asyncio.BufferedProtocol):
+class Connection(asyncio.BufferedProtocol):
     """One connection: it waits for a player, then each of its frames replaces the one before.
 
     What is no frame is dropped and counted; only a length prefix beyond belief, or a message that does not end, closes
@@ -81,7 +81,7 @@ class Session(asyncio.BufferedProtocol):
         if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self._server.session_opened(self)
+        self._server.opened(self)
 
     def get_buffer(self, sizehint: int) -> bytearray:
         if not self._buffer:  # not before it is read from: clients that wait take no memory
@@ -108,7 +108,7 @@ class Session(asyncio.BufferedProtocol):
         if self._reader.num_pending_bytes:
             self.reason += f" in the middle of a message ({self._reader.num_pending_bytes} bytes of it had come)"
         self._transport, self._buffer = None, bytearray()
-        self._server.session_closed(self)
+        self._server.closed(self)
 
     # --- called by the server
 
