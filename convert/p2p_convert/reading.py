@@ -11,7 +11,7 @@ from typing import Any
 from p2p.format import (
     INDEX_FILE,
     MAX_INDEX_BYTES,
-    RecordingEntry,
+    Recordings,
     Segment,
     content_damage,
     decode_index,
@@ -37,7 +37,7 @@ def stream_names(store: Store) -> list[str]:
     return streams
 
 
-def read_index(store: Store, stream: str) -> tuple[list[dict[str, Any]], list[RecordingEntry]]:
+def read_index(store: Store, stream: str) -> tuple[list[dict[str, Any]], Recordings]:
     """Shard entries and recordings of a stream.
 
     Raises:

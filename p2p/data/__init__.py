@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from p2p.data.batch import collate
     from p2p.data.dataset import GameplayDataset
-    from p2p.data.stream import GameplayStream, ShardError
+    from p2p.data.errors import ShardError
+    from p2p.data.stream import GameplayStream
 
 __all__ = ["GameplayDataset", "GameplayStream", "ShardError", "collate"]
 
 _HOMES = {
     "GameplayDataset": "p2p.data.dataset",
     "GameplayStream": "p2p.data.stream",
-    "ShardError": "p2p.data.stream",
+    "ShardError": "p2p.data.errors",
     "collate": "p2p.data.batch",
 }
 

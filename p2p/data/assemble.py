@@ -27,28 +27,17 @@ class TextOptions:
 
 
 class ChunkReader:
-    """Reads chunks of T steps; belongs to one thread."""
+    """Makes samples of T steps."""
 
     def __init__(self, num_timesteps: int, size: tuple[int, int], space: ActionSpace, text: TextOptions) -> None:
         self.num_timesteps = num_timesteps
         self.size = size
         self.space = space
         self.text = text
-        self._decoder: SegmentDecoder | None = None
-        self._inherited: SegmentDecoder | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_decoder": None, "_inherited": None}  # codecs stay in their process
-
-    def forget_decoder(self) -> None:
-        """For a process that was forked from one that decoded.
-
-        The inherited decoder is kept, never used: freeing it would wait for threads that exist only there.
-        """
-        self._inherited = self._decoder
-        self._decoder = None
-
-    def read(self, recording: RecordingEntry, start: int, segments: Sequence[Segment]) -> dict[str, Any]:
+    def read(
+        self, recording: RecordingEntry, start: int, segments: Sequence[Segment], decoder: SegmentDecoder
+    ) -> dict[str, Any]:
         """The sample of the chunk at `start`; `segments` hold its frames, in order.
 
         Raises:
@@ -56,13 +45,16 @@ class ChunkReader:
         """
         n, T = recording.num_frames, self.num_timesteps
         num_rows = min(T, n - start)  # rows of frames of their own; the last frame fills up the rest
+        pictures = np.empty((T, 3, *self.size), np.uint8)
         actions = np.tile(self.space.nothing, (T, 1))
         taken = np.zeros(T, np.uint8)
         for segment, rows, frames in _parts(segments, start, num_rows):
+            decoder.rgb_planes(segment, frames.start, frames.stop, pictures[rows])
             actions[rows] = self._actions(segment, frames)
             taken[rows] = segment.taken[frames]
+        pictures[num_rows:] = pictures[num_rows - 1]
         return {
-            "frames": torch.from_numpy(self._frames(segments, start, num_rows)),
+            "frames": torch.from_numpy(pictures),
             "actions": torch.from_numpy(actions),
             "user_mask": torch.from_numpy(taken == USER),
             "system_mask": torch.from_numpy(taken == SYSTEM),
@@ -71,15 +63,6 @@ class ChunkReader:
             "recording": recording.id,
             "start": start,
         }
-
-    def _frames(self, segments: Sequence[Segment], start: int, num_rows: int) -> NDArray[np.uint8]:
-        if self._decoder is None:
-            self._decoder = SegmentDecoder()
-        pictures = np.empty((self.num_timesteps, 3, *self.size), np.uint8)
-        for segment, rows, frames in _parts(segments, start, num_rows):
-            self._decoder.rgb_planes(segment, frames.start, frames.stop, pictures[rows])
-        pictures[num_rows:] = pictures[num_rows - 1]
-        return pictures
 
     def _actions(self, segment: Segment, frames: slice) -> NDArray[np.int64]:
         motion = segment.mouse_px[frames]

@@ -12,10 +12,10 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-from p2p.files import write_file
+from p2p.data.remote import Remote
+from p2p.files import temporary_path, write_file
 from p2p.format import INDEX_FILE, MAX_INDEX_BYTES
 from p2p.gate import Refused, mapping, parse_json, read_regular, text
 
@@ -28,31 +28,30 @@ _ABANDONED_S = 24 * 3600.0  # a half-made file of a process that was killed
 
 
 class Cache:
-    """The copy of the stream at `remote` that lies in `folder`."""
+    """The copy of a stream that lies in `folder`."""
 
-    def __init__(self, folder: Path, remote: str) -> None:
-        self.folder = folder
-        self.remote = remote
+    def __init__(self, folder: Path, remote: Remote) -> None:
+        self.folder, self.remote = folder, remote
 
     @property
     def index(self) -> Path:
         return self.folder / INDEX_FILE
 
-    def refresh(self, ask_etag: Callable[[], str | None], fetch: Callable[[], bytes]) -> None:
+    def refresh(self) -> None:
         """Make the index that of the store: asked for its ETag, it is fetched when that is another one, or unknown.
 
         Raises:
-            ValueError: when the folder holds a stream that is no copy of this one. What `ask_etag` and `fetch` raise.
+            ValueError: when the folder holds a stream that is no copy of this one, or the store gives no index.
         """
-        etag = ask_etag()
+        etag, address = self.remote.etag(INDEX_FILE), self.remote.address
         origin, old = self._origin(), self._old_index()
-        is_own = origin.get("remote") == self.remote
+        is_own = origin.get("remote") == address
         if is_own and etag and origin["etag"] == etag and origin["sha256"] == _sha256(old):
             return
-        new = fetch()
+        new = self._fetch()
         if not origin and old is not None and old != new:
             raise ValueError(
-                f"{self.index}: another stream, and no copy of {self.remote}; "
+                f"{self.index}: another stream, and no copy of {address}; "
                 "name an empty folder for the copy (data.cache), or remove this one"
             )
         if not origin:
@@ -63,11 +62,19 @@ class Cache:
                 logger.warning(
                     "%s: not the index of %s any more: replaced; shards that changed are fetched anew",
                     self.index,
-                    self.remote,
+                    address,
                 )
             write_file(self.index, new)
         self._write_origin(etag or "", new)
         self._remove_abandoned()
+
+    def _fetch(self) -> bytes:
+        temporary = temporary_path(self.index)
+        try:
+            self.remote.fetch(INDEX_FILE, temporary, MAX_INDEX_BYTES)
+            return read_regular(temporary, MAX_INDEX_BYTES)
+        finally:
+            remove_regular(temporary)
 
     def _origin(self) -> dict[str, str]:
         """What the folder says of itself; {} when it is no cache."""
@@ -85,7 +92,7 @@ class Cache:
             return None
 
     def _write_origin(self, etag: str, index: bytes | None) -> None:
-        values = {"remote": self.remote, "etag": etag, "sha256": _sha256(index)}
+        values = {"remote": self.remote.address, "etag": etag, "sha256": _sha256(index)}
         write_file(self.folder / ORIGIN_FILE, json.dumps(values, indent=1).encode() + b"\n")
 
     def _remove_abandoned(self) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from p2p.format.recordings import Lists
+
 Runs = Sequence[tuple[int, int]]  # half-open ranges of rows, ascending and apart
 Starts = NDArray[np.int64]
 
@@ -40,6 +42,17 @@ def kept_starts(num_frames: int, num_timesteps: int, system_runs: Runs, phase: i
     """Starts of the chunks that a phase gives, dropped ones left out, in order."""
     starts = all_starts(num_frames, num_timesteps, phase)
     return starts[~is_dropped(starts, num_frames, num_timesteps, system_runs)]
+
+
+def count_kept(num_frames: NDArray[np.int32], num_timesteps: int, system_runs: Lists) -> NDArray[np.int64]:
+    """How many `kept_starts` each of many recordings has at phase 0: int64 [n] of num_frames [n] and runs [k, 2]."""
+    frames, T = num_frames.astype(np.int64), num_timesteps
+    steps = np.maximum(frames - 1, 0)
+    begins, ends = system_runs.values.astype(np.int64).T
+    owner = np.repeat(np.arange(len(frames)), system_runs.counts)
+    last = (np.minimum(ends, steps[owner]) - T) // T  # the last multiple of T whose chunk the run covers, in T
+    dropped = np.maximum(last - -(-begins // T) + 1, 0)
+    return -(-steps // T) - np.bincount(owner, weights=dropped, minlength=len(frames)).astype(np.int64)
 
 
 def epoch_generator(seed: int, epoch: int, recording: str) -> np.random.Generator:

@@ -1,8 +1,8 @@
-"""GameplayDataset: chunks of T steps out of shards, as a StreamingDataset.
+"""GameplayDataset: chunks of T steps out of shards, for any number of processes and workers.
 
-Streaming's samples are *slots* here, not stored samples: each recording gives a fixed number of slots (its
-chunks at phase 0), and which chunk a slot holds is drawn anew in every epoch. So Streaming's own partition,
-shuffle, resumption and elasticity work on chunks, and the shards need not know T.
+Each recording gives a fixed number of slots (its chunks at phase 0), and which chunk a slot holds is drawn anew in
+every epoch. `p2p.data.order` says in which order the slots come, so a process needs to know nothing of the others but
+how many there are: it reads its part of each batch.
 """
 
 from __future__ import annotations
@@ -12,50 +12,52 @@ import logging
 import os
 import shutil
 import tempfile
-import time
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
-from streaming import StreamingDataset
-from streaming.base.constant import TICK
-from streaming.base.dataset import _Iterator, _ShardState
-from streaming.base.sampling import get_sampling
+from torch import distributed
+from torch.utils.data import IterableDataset, get_worker_info
 
 from p2p.actions import ActionSpace
 from p2p.config import FRAME_SIZE, PolicyConfig
 from p2p.data.assemble import ChunkReader, TextOptions
 from p2p.data.chunks import epoch_generator, epoch_starts, kept_starts, last_phase
-from p2p.data.shared_memory import remove_stale_shared_memory, taking_turns
-from p2p.data.stream import GameplayStream, ShardError
+from p2p.data.errors import ShardError
+from p2p.data.lanes import Lanes
+from p2p.data.order import Order, join_walks, make_walk
+from p2p.data.prefetch import Prefetcher
+from p2p.data.progress import Progress
+from p2p.data.stream import GameplayStream, parse_bytes
 from p2p.data.substitutes import substitutes
 from p2p.data.table import SegmentPlace
 from p2p.data.video import Undecodable
 from p2p.format import RecordingEntry, Segment, decode_segment
 from p2p.gate import Refused
+from p2p.object_storage import PATIENCE_S
 
 logger = logging.getLogger(__name__)
 
 TEXT_VERSIONS = ("gemini-2.5-flash", "gemini-2.5-flash-thinking-0905", "p2p")
-_SEGMENTS_KEPT = 4  # the latest segments that were read, for chunks that lie side by side
-_SLACK_S = 60.0
+_KNOWN_RECORDINGS = 1 << 12
+Starts = NDArray[np.int64]
 
 
-class GameplayDataset(StreamingDataset):
+class GameplayDataset(IterableDataset[dict[str, Any]]):
     """Chunks of recorded gameplay.
 
     A sample is a dict: frames uint8 [T, 3, Y, X], actions int64 [T, A], user_mask, system_mask, valid_mask
     bool [T], text float32 [T, n_text, D], recording (its id), start (its first frame), replaced ("", or the id of the
-    recording whose chunk does not decode, so that this one stands in).
+    recording whose chunk does not decode, so that this one stands in). `dataset[i]` is the chunk with sample id i: ids
+    go by recording and time.
 
     Args:
         local: folder of a stream (with index.json), or where a remote one is kept.
-        remote: address the shards are downloaded from, such as s3://bucket/prefix.
+        remote: address the shards are copied from, such as s3://bucket/prefix.
         streams: several streams instead of one, GameplayStream(local=..., remote=..., proportion=...).
         num_timesteps: T.
         phase: "random" draws where each recording's chunks begin, anew in every epoch; 0 begins at frame 0.
@@ -65,8 +67,11 @@ class GameplayDataset(StreamingDataset):
         tokenizer, num_text_tokens, text_dim: which embedding, and its shape [n_text, D].
         carry_text: whether an instruction that began before the chunk reaches into it.
         batch_size: samples of a batch of one process, as the DataLoader's.
+        shuffle, shuffle_seed: another order in each epoch; without, chunks by recording and time.
+        epoch_size: chunks of an epoch; default: all.
+        predownload: for how many samples ahead shards are fetched; default: 8 batches.
+        cache_limit: bytes, or such as "500gb", that the copy of a stream may take on the disk.
         give_up_after_s: how long a failing store is asked again before a ShardError.
-        others: of StreamingDataset, such as shuffle, shuffle_seed, cache_limit, predownload.
 
     Raises:
         ValueError: for a missing, damaged or newer index; ShardError (a ValueError) while iterating, for a
@@ -89,35 +94,36 @@ class GameplayDataset(StreamingDataset):
         text_dim: int = 768,
         carry_text: bool = False,
         batch_size: int = 1,
-        give_up_after_s: float = 120.0,
-        **others: Any,
+        shuffle: bool = False,
+        shuffle_seed: int = 0,
+        epoch_size: int | None = None,
+        predownload: int | None = None,
+        cache_limit: int | str | None = None,
+        give_up_after_s: float = PATIENCE_S,
     ) -> None:
-        if num_timesteps < 1:
-            raise ValueError(f"num_timesteps is {num_timesteps}; write 1 or more")
+        if num_timesteps < 1 or batch_size < 1:
+            raise ValueError(f"num_timesteps is {num_timesteps}, batch_size {batch_size}; write 1 or more")
         if phase not in ("random", 0):
             raise ValueError(f'phase is {phase!r}; write "random" (training) or 0 (validation)')
-        streams = _streams(local, remote, streams)
-        if others.get("cache_limit") and not all(stream.is_copy for stream in streams):
+        self.streams, limit = _streams(local, remote, streams), parse_bytes(cache_limit)
+        if limit and not all(stream.is_copy for stream in self.streams):
             raise ValueError("cache_limit with a stream that has no remote would delete its only shards; leave it out")
-        for stream in streams:
-            stream.num_timesteps, stream.give_up_after_s = num_timesteps, give_up_after_s
-        self.num_timesteps = num_timesteps
-        self.phase = phase
-        self.give_up_after_s = give_up_after_s
+        self.num_timesteps, self.phase = num_timesteps, phase
+        self.batch_size, self.shuffle, self.shuffle_seed = batch_size, shuffle, shuffle_seed
+        self.predownload = 8 * batch_size if predownload is None else predownload
         text = TextOptions(tuple(text_versions), tokenizer, num_text_tokens, text_dim, carry_text)
         self._chunks = ChunkReader(num_timesteps, size, action_space or ActionSpace(), text)
-        self._epoch = 0
-        self._process = os.getpid()
-        self._failure: BaseException | None = None
-        self._segments: OrderedDict[tuple[int, int], Segment] = OrderedDict()
-        with taking_turns(self._longest_wait_s):
-            remove_stale_shared_memory()
-            super().__init__(streams=list(streams), batch_size=batch_size, **others)
-        self._order = self._recording_order()
-        if self._unique_rank_world.is_local_leader:
-            # Streaming trusts what lies in the folder. Nothing counts as present before it was verified.
-            for shard_id in range(self.num_shards):
-                self._shard_states[shard_id] = _ShardState.REMOTE
+        for stream in self.streams:
+            stream.open(num_timesteps, limit, give_up_after_s)
+        totals = [stream.table.total for stream in self.streams]
+        self.num_samples = sum(totals)
+        self._first_chunks = np.cumsum([0, *totals])
+        self._first_recordings = np.cumsum([0, *(len(stream.table.recordings) for stream in self.streams)])
+        self._chosen = _choose(self.streams, totals, epoch_size)
+        self.epoch_size = sum(self._chosen)
+        self._rank, self._num_ranks = _rank()
+        self._progress = Progress()
+        self._enter_process()
 
     @classmethod
     def for_policy(
@@ -144,7 +150,7 @@ class GameplayDataset(StreamingDataset):
         """
         remote = str(place) if "://" in str(place) else None
         return cls(
-            local=str(place if remote is None else cache or _temporary_folder()),
+            local=str(place if remote is None else cache or temporary_folder()),
             remote=remote,
             num_timesteps=config.num_timesteps,
             phase=phase,
@@ -157,133 +163,210 @@ class GameplayDataset(StreamingDataset):
             **others,
         )
 
-    def _recording_order(self) -> NDArray[np.int64]:
-        """Rank of each sample id when recordings go by id and chunks by time."""
-        tables = [stream.table for stream in self.streams]
-        recording = np.concatenate([table.chunk_recording for table in tables])
-        slot = np.concatenate([table.chunk_slot for table in tables])
-        stream = np.repeat(np.arange(len(tables)), [len(table.chunk_slot) for table in tables])
-        rank = np.empty(len(slot), np.int64)
-        rank[np.lexsort((slot, recording, stream))] = np.arange(len(slot))
-        return rank
+    def _enter_process(self) -> None:
+        """Decoders, threads and what was looked up stay in the process that made them.
+
+        What a worker inherited is kept, never used: to free a decoder that belongs to its parent would be to touch it.
+        """
+        self._inherited = self.__dict__.get("_lanes")
+        self._process = os.getpid()
+        self._lanes = Lanes(self._chunks, self._read_segment)
+        self._starts_of = lru_cache(_KNOWN_RECORDINGS)(self._draw_starts)
+        self._prefetcher: Prefetcher | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = ("_inherited", "_lanes", "_starts_of", "_prefetcher")
+        return {name: value for name, value in self.__dict__.items() if name not in own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._enter_process()
 
     # ------------------------------------------------------------------ which chunk
 
-    def _get_work(self, epoch: int, sample_in_epoch: int) -> NDArray[np.int64]:
-        self._epoch = epoch
-        return super()._get_work(epoch, sample_in_epoch)
-
-    def resample_streams(self, epoch: int, stream_id: int | None = None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """As StreamingDataset's, for shards in which no chunk begins too; without shuffle, in recording order."""
-        balanced = self.sampling_method == "balanced"
-        generator = np.random.default_rng(self.shuffle_seed + epoch if balanced else self.shuffle_seed)
-        units: list[int] = []
-        ids: list[NDArray[np.int64]] = []
-        for number in range(self.num_streams) if stream_id is None else [stream_id]:
-            begin = self.shard_offset_per_stream[number]
-            shards = np.arange(begin, begin + self.shards_per_stream[number])
-            shards = shards[self.samples_per_shard[shards] > 0]
-            sizes = self.samples_per_shard[shards]
-            chosen = get_sampling(
-                sizes,
-                self.streams[number].choose,
-                self.sampling_granularity,
-                self.shuffle_seed,
-                epoch,
-                self.epoch_seed_change,
-            )
-            for shard, size, choose in zip(shards, sizes.tolist(), chosen.tolist(), strict=True):
-                repeats, rest = divmod(choose, size)
-                units += [size] * repeats + [rest] * (rest > 0)
-                offset = self.sample_offset_per_shard[shard]
-                ids += [offset + np.arange(size)] * repeats
-                if rest:
-                    ids.append(offset + np.sort(generator.choice(size, rest, replace=False)))
-        sample_ids = np.concatenate(ids).astype(np.int64)
-        if not self.shuffle:
-            sample_ids = sample_ids[np.argsort(self._order[sample_ids], kind="stable")]
-        return np.array(units, np.int64), sample_ids
+    def __len__(self) -> int:
+        """Samples of an epoch for one process."""
+        return -(-self.epoch_size // self._num_ranks)
 
     def locate(self, sample_id: int, epoch: int) -> tuple[int, RecordingEntry, int]:
         """(stream, recording, start) of the chunk that a sample id stands for in an epoch."""
-        shard_id, _ = self.spanner[sample_id]
-        stream_id = int(self.stream_per_shard[shard_id])
-        table = self.streams[stream_id].table
-        chunk = sample_id - int(self.sample_offset_per_stream[stream_id])
-        recording = table.recordings[int(table.chunk_recording[chunk])]
-        return stream_id, recording, int(self._starts(recording, epoch)[int(table.chunk_slot[chunk])])
+        if not 0 <= sample_id < self.num_samples:
+            raise IndexError(f"no chunk {sample_id}; there are {self.num_samples}")
+        stream = int(np.searchsorted(self._first_chunks, sample_id, side="right")) - 1
+        number, slot = self.streams[stream].table.find(sample_id - int(self._first_chunks[stream]))
+        return self._locate(int(self._first_recordings[stream]) + number, slot, epoch)
 
-    def _starts(self, recording: RecordingEntry, epoch: int) -> NDArray[np.int64]:
+    def _locate(self, number: int, slot: int, epoch: int) -> tuple[int, RecordingEntry, int]:
+        stream, recording, starts = self._starts_of(number, epoch)
+        return stream, recording, int(starts[slot])
+
+    def _draw_starts(self, number: int, epoch: int) -> tuple[int, RecordingEntry, Starts]:
+        """(stream, recording, starts of its chunks in an epoch) of a recording by its number in all streams."""
+        stream = int(np.searchsorted(self._first_recordings, number, side="right")) - 1
+        recording = self.streams[stream].table.recordings[number - int(self._first_recordings[stream])]
         n, T = recording.num_frames, self.num_timesteps
         if self.phase == 0:
-            return kept_starts(n, T, recording.system_runs)
+            return stream, recording, kept_starts(n, T, recording.system_runs)
         generator = epoch_generator(self.shuffle_seed, epoch, recording.id)
         phase = int(generator.integers(0, last_phase(n, T), endpoint=True))
-        return epoch_starts(n, T, recording.system_runs, phase, generator)
+        return stream, recording, epoch_starts(n, T, recording.system_runs, phase, generator)
+
+    def order(self, epoch: int) -> Order:
+        """The order of all chunks of an epoch, for all processes together."""
+        generator = np.random.default_rng([self.shuffle_seed, epoch]) if self.shuffle else None
+        walks = [
+            make_walk(stream.table.num_chunks, stream.table.shards, choose, generator)
+            for stream, choose in zip(self.streams, self._chosen, strict=True)
+        ]
+        walk = join_walks(walks, self._first_recordings[:-1].tolist())
+        return Order(walk, self.batch_size * self._num_ranks, generator)
+
+    def _places(self, offset: int, worker: int, num_workers: int) -> Iterator[int]:
+        """Places of the epoch that one worker of this process reads, of those from `offset` on.
+
+        Batches go round the workers; each process reads its part of each. The last one may be smaller, and where the
+        processes cannot share it equally, the first chunks of the epoch fill it up.
+        """
+        B, all_B = self.batch_size, self.batch_size * self._num_ranks
+        whole, rest = divmod(max(0, self.epoch_size - offset), all_B)
+        for batch in range(worker, whole + (rest > 0), num_workers):
+            share = B if batch < whole else -(-rest // self._num_ranks)
+            begin = offset + batch * all_B + self._rank * share
+            yield from (place % self.epoch_size for place in range(begin, begin + share))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """The chunks of this worker's part of the next epoch, or of the rest of one that is resumed.
+
+        Raises:
+            ShardError: for a shard that cannot be had.
+        """
+        self._enter_process()
+        epoch, offset = self._progress.begin()
+        info = get_worker_info()
+        order, places = self.order(epoch), self._places(offset, info.id if info else 0, info.num_workers if info else 1)
+        is_copy = any(stream.is_copy for stream in self.streams)
+        waits = [stream.shards.longest_wait_s for stream in self.streams]
+        prefetcher = self._prefetcher = Prefetcher(self._prepare, max(waits)) if is_copy else None
+        ahead: deque[tuple[int, int, RecordingEntry, int]] = deque()
+        try:
+            for lane, number, slot in map(order.find, places):
+                stream, recording, start = self._locate(number, slot, epoch)
+                ahead.append((lane, stream, recording, start))
+                if prefetcher is not None:
+                    for place in self._segments_of(stream, recording, start):
+                        prefetcher.ask(stream, place.shard)
+                    if len(ahead) <= self.predownload:
+                        continue
+                yield self._sample(*ahead.popleft(), epoch)
+            while ahead:
+                yield self._sample(*ahead.popleft(), epoch)
+        finally:
+            if prefetcher is not None:
+                prefetcher.close()
+
+    # ------------------------------------------------------------------ where a run is
+
+    def state_dict(self, num_samples: int, from_beginning: bool) -> dict[str, Any]:
+        """Where the epoch is, after `num_samples` chunks of all processes: of the whole epoch `from_beginning`, or
+        since it was resumed. As Composer and StreamingDataLoader ask for it.
+
+        The names are Streaming's, because a checkpoint is read into the names that it has. num_canonical_nodes 0 is
+        this order; older checkpoints have 1 or more.
+        """
+        epoch, offset = self._progress.position()
+        return {
+            "epoch": epoch,
+            "sample_in_epoch": num_samples if from_beginning else offset + num_samples,
+            "num_canonical_nodes": 0,
+            "shuffle_seed": self.shuffle_seed,
+            "initial_physical_nodes": self.batch_size * self._num_ranks,
+        }
+
+    def load_state_dict(self, obj: Mapping[str, Any]) -> None:
+        """Have the next epoch go on from a state.
+
+        Raises:
+            ValueError: when it is the state of another order.
+        """
+        if obj.get("sample_in_epoch") and self.shuffle:
+            if obj.get("num_canonical_nodes") != 0:
+                raise ValueError(
+                    "the position in the data is that of an older version, whose order of chunks this one does not "
+                    "have; write resume_changed=true to go on from the next epoch on, or finish with that version"
+                )
+            made_for = obj.get("initial_physical_nodes")
+            if made_for != self.batch_size * self._num_ranks:
+                raise ValueError(
+                    f"the position in the data is in an order of {made_for} chunks an update, and here "
+                    f"{self._num_ranks} processes load {self.batch_size} each; load as many, or begin an epoch"
+                )
+        self.shuffle_seed = int(obj.get("shuffle_seed", self.shuffle_seed))
+        self._progress.resume(obj)
 
     # ------------------------------------------------------------------ its content
 
-    def get_item(self, sample_id: int, retry: int = 7) -> dict[str, Any]:
+    def __getitem__(self, sample_id: int) -> dict[str, Any]:
         """The chunk of a sample id in the epoch that is being iterated (the first, before any iteration).
-
-        Where its packets do not decode, another chunk stands in, and `replaced` names the recording.
 
         Raises:
             ShardError: when a shard that it needs is missing, damaged or out of reach.
         """
-        self._enter_process()
-        self._raise_failure()
-        stream_id, recording, start = self.locate(int(sample_id), self._epoch)
+        if self._process != os.getpid():
+            self._enter_process()
+        epoch = max(0, self._progress.position()[0])
+        return self._sample(None, *self.locate(int(sample_id), epoch), epoch)
+
+    def _sample(
+        self, lane: int | None, stream: int, recording: RecordingEntry, start: int, epoch: int
+    ) -> dict[str, Any]:
+        """A chunk; where its packets do not decode, another stands in, and `replaced` names the recording."""
         try:
-            return {**self._read_chunk(stream_id, recording, start, retry), "replaced": ""}
+            return {**self._read_chunk(lane, stream, recording, start), "replaced": ""}
         except Undecodable as error:
-            return {**self._read_substitute(stream_id, recording, start, retry, error), "replaced": recording.id}
+            return {**self._read_substitute(stream, recording, start, epoch, error), "replaced": recording.id}
 
     def _read_substitute(
-        self, stream_id: int, recording: RecordingEntry, start: int, retry: int, error: Undecodable
+        self, stream: int, recording: RecordingEntry, start: int, epoch: int, error: Undecodable
     ) -> dict[str, Any]:
-        others = self.streams[stream_id].table.recordings
-        epoch = self._epoch if self.phase == "random" else 0
+        others = self.streams[stream].table.recordings
+        epoch = epoch if self.phase == "random" else 0
         for other, at in substitutes(recording, start, others, self.num_timesteps, self.shuffle_seed, epoch):
             try:
-                sample = self._read_chunk(stream_id, other, at, retry)
+                sample = self._read_chunk(None, stream, other, at)
             except Undecodable:
                 continue
             logger.warning("%s: chunk at %d replaced by %s at %d", error, start, other.id, at)
             return sample
         raise ShardError(f"{error}, and neither do other chunks; run p2p-convert verify --decode") from error
 
-    def _read_chunk(self, stream_id: int, recording: RecordingEntry, start: int, retry: int) -> dict[str, Any]:
-        table = self.streams[stream_id].table
+    def _segments_of(self, stream: int, recording: RecordingEntry, start: int) -> list[SegmentPlace]:
         end = min(start + self.num_timesteps, recording.num_frames)
-        first_shard = int(self.shard_offset_per_stream[stream_id])
-        places = table.segments(recording, start, end)
-        segments = [self._segment(first_shard + place.shard, recording, place, retry) for place in places]
+        return self.streams[stream].table.segments(recording, start, end)
+
+    def _read_chunk(self, lane: int | None, stream: int, recording: RecordingEntry, start: int) -> dict[str, Any]:
+        places = self._segments_of(stream, recording, start)
+        where = f"shard {self.streams[stream].shards.path(places[0].shard)}"
         try:
-            return self._chunks.read(recording, start, segments)
+            return self._lanes.read(lane, stream, recording, start, places)
         except Undecodable as error:
-            raise Undecodable(f"shard {self._filename(first_shard + places[0].shard)}: {error}") from error
+            raise Undecodable(f"{where}: {error}") from error
+        except ShardError:
+            raise
         except ValueError as error:
-            raise ShardError(f"shard {self._filename(first_shard + places[0].shard)}: {error}") from error
+            raise ShardError(f"{where}: {error}") from error
 
-    def _segment(self, shard_id: int, recording: RecordingEntry, place: SegmentPlace, retry: int) -> Segment:
-        key = (shard_id, place.sample)
-        if key in self._segments:
-            self._segments.move_to_end(key)
-            return self._segments[key]
-        segment = self._segments[key] = self._read_segment(shard_id, recording, place, retry)
-        if len(self._segments) > _SEGMENTS_KEPT:
-            self._segments.popitem(last=False)
-        return segment
+    def _prepare(self, stream: int, shard: int) -> None:
+        self.streams[stream].shards.prepare(shard)
 
-    def _read_segment(self, shard_id: int, recording: RecordingEntry, place: SegmentPlace, retry: int) -> Segment:
+    def _read_segment(self, stream: int, recording: RecordingEntry, place: SegmentPlace) -> Segment:
         """A segment, checked, and found to be the one that the index promises."""
-        shard = self.shards[shard_id]
-        where = f"shard {self._filename(shard_id)}, sample {place.sample}"
+        shards = self.streams[stream].shards
+        if self._prefetcher is not None:
+            self._prefetcher.wait(stream, place.shard)
+        where = f"shard {shards.path(place.shard)}, sample {place.sample}"
         try:
-            segment = decode_segment(
-                self._stored_sample(shard_id, place.sample, retry), layout=shard.layout, where=where
-            )
+            content = shards.sample(place.shard, place.sample)
+            segment = decode_segment(content, layout=shards.shards[place.shard].layout, where=where)
         except Refused as error:
             raise ShardError(f"{error}; convert the recordings again") from error
         found = (segment.recording, segment.index, segment.first_frame, segment.num_frames)
@@ -295,159 +378,6 @@ class GameplayDataset(StreamingDataset):
             )
         return segment
 
-    def _stored_sample(self, shard_id: int, sample: int, retry: int) -> bytes:
-        shard = self.shards[shard_id]
-        for _ in range(1 + retry):
-            if self._shard_states[shard_id] != _ShardState.LOCAL:
-                self.prepare_shard(shard_id)
-            try:
-                content: bytes = shard.get_sample_data(sample)
-            except FileNotFoundError:  # it was evicted in the meantime, or only its packed form is here
-                self.prepare_shard(shard_id)
-                continue
-            except OSError as error:
-                raise ShardError(f"shard {self._filename(shard_id)}: {error.strerror or error}") from error
-            self._shard_access_times[shard_id] = time.time_ns()
-            return content
-        raise ShardError(f"shard {self._filename(shard_id)}: evicted {1 + retry} times before use; raise cache_limit")
-
-    # ------------------------------------------------------------------ shards, errors, limits
-
-    def _filename(self, shard_id: int) -> str:
-        return str(self.shards[shard_id].path)
-
-    def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
-        """Have a shard downloaded, unpacked and verified; every wait has a limit.
-
-        In place of StreamingDataset's, which on an error leaves the shard as being prepared, so that everybody
-        else waits for ever.
-
-        Raises:
-            ShardError: naming the shard; TimeoutError when another worker does not get it ready.
-        """
-        claimed = False
-        try:
-            claimed = self._claim(shard_id)
-            if claimed:
-                delta = self.streams[int(self.stream_per_shard[shard_id])].prepare_shard(self.shards[shard_id])
-                with self._cache_lock():
-                    self.cache_usage += delta
-                    self._shard_access_times[shard_id] = time.time_ns()
-                    self._shard_states[shard_id] = _ShardState.LOCAL
-            elif blocking:
-                self._await_shard(shard_id)
-        except BaseException as error:
-            self._failure = self._failure or error
-            if claimed:  # the others try, and fail, for themselves
-                self._shard_states[shard_id] = _ShardState.REMOTE
-            raise
-
-    def _claim(self, shard_id: int) -> bool:
-        """Whether it fell to the caller to prepare the shard; makes room for it in a limited cache."""
-        with self._cache_lock():
-            state = self._shard_states[shard_id]
-            if state == _ShardState.PREPARING:
-                return False
-            if state == _ShardState.LOCAL and os.path.isfile(self._filename(shard_id)):
-                self._shard_access_times[shard_id] = time.time_ns()
-                return False
-            if self.cache_limit:
-                while self.cache_limit < self.cache_usage + self.shards[shard_id].get_max_size():
-                    self._evict_coldest_shard()
-            self._shard_states[shard_id] = _ShardState.PREPARING
-            return True
-
-    def _cache_lock(self) -> FileLock:
-        if not hasattr(self, "_cache_filelock"):
-            self._cache_filelock = FileLock(self._cache_filelock_path, timeout=self._longest_wait_s)
-        return self._cache_filelock
-
-    def _enter_process(self) -> None:
-        """Drop locks, threads and codecs of the process that this one was forked from: they do not work here."""
-        if self._process == os.getpid():
-            return
-        self._process = os.getpid()
-        for name in ("_iterator", "_executor", "_event", "_cache_filelock"):
-            self.__dict__.pop(name, None)
-        self._shared_barrier.__dict__.pop("lock", None)
-        self._chunks.forget_decoder()
-
-    @property
-    def _longest_wait_s(self) -> float:
-        return self.give_up_after_s + _SLACK_S
-
-    def _await_shard(self, shard_id: int) -> None:
-        deadline = time.monotonic() + self._longest_wait_s
-        while self._shard_states[shard_id] == _ShardState.PREPARING:
-            if time.monotonic() > deadline:
-                raise TimeoutError(
-                    f"shard {self._filename(shard_id)}: another worker has been preparing it for "
-                    f"{self._longest_wait_s:.0f} s; it may have died: start again"
-                )
-            time.sleep(TICK)
-
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-
-    def on_exception(self, future: Future[None]) -> None:
-        """Keep what ended a background thread for the consumer; Streaming's raises it where it is only printed."""
-        error = future.exception()
-        if error is not None:
-            self._failure = self._failure or error
-            self._event.set()
-
-    def _ready_thread(self, it: _Iterator) -> None:
-        """Let the consumer follow the thread that prepares shards.
-
-        StreamingDataset's waits here until shards are present, without an end when one was evicted meanwhile or
-        its worker died. `get_item` waits itself, with a limit.
-        """
-        while not it.should_exit() and it.ready_index != it.total and not self._event.is_set():
-            it.ready_index = it.prepare_index
-            time.sleep(TICK)
-        it.on_exit()
-
-    def _each_sample_id(self, it: _Iterator) -> Iterator[int]:
-        """As StreamingDataset's, but a failure in the background is raised and waiting ends."""
-        deadline = time.monotonic() + self._longest_wait_s
-        while not it.should_exit() and it.yield_index != it.total:
-            self._raise_failure()
-            if it.ready_index <= it.yield_index:
-                if time.monotonic() > deadline:
-                    self._event.set()
-                    shard_id, _ = self.spanner[int(it.sample_ids[it.yield_index])]
-                    raise TimeoutError(
-                        f"shard {self._filename(shard_id)}: not ready after {self._longest_wait_s:.0f} s; "
-                        "a worker may have died: start again"
-                    )
-                time.sleep(TICK)
-                continue
-            sample_id = it.sample_ids[it.yield_index]
-            if sample_id != -1:
-                yield sample_id
-            it.yield_index += 1
-            deadline = time.monotonic() + self._longest_wait_s
-        it.on_exit()
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """The chunks of this worker's part of the epoch.
-
-        Raises:
-            ShardError: instead of the short epoch that a lost background error would leave.
-        """
-        self._enter_process()
-        self._raise_failure()
-        try:
-            yield from super().__iter__()
-        finally:  # an abandoned epoch must not leave threads behind: a worker that is forked later inherits their locks
-            if "_iterator" in self.__dict__:
-                self._iterator.non_blocking_exit()
-        self._raise_failure()
-        iterator = getattr(self, "_iterator", None)
-        if iterator is not None and iterator.yield_index < iterator.total and self._event.is_set():
-            raise RuntimeError(f"the epoch ended after {iterator.yield_index} of {iterator.total} samples")
-
 
 def _streams(
     local: str | None, remote: str | None, streams: Sequence[GameplayStream] | None
@@ -455,14 +385,36 @@ def _streams(
     if (streams is None) == (local is None and remote is None):
         raise ValueError("name either local (and remote), or streams")
     if streams is None:
-        return [GameplayStream(local=local, remote=remote)]
+        return [GameplayStream(local or temporary_folder(), remote)]
     wrong = [type(s).__name__ for s in streams if not isinstance(s, GameplayStream)]
     if wrong or not streams:
         raise ValueError(f"streams must be a list of p2p.data.GameplayStream, not of {wrong or 'nothing'}")
     return streams
 
 
-def _temporary_folder() -> str:
+def _choose(streams: Sequence[GameplayStream], totals: Sequence[int], epoch_size: int | None) -> list[int]:
+    """How many chunks of each stream an epoch has.
+
+    Raises:
+        ValueError: when some streams have a proportion and others do not.
+    """
+    shares = [stream.proportion for stream in streams]
+    given = [share for share in shares if share is not None and 0 < share <= 1]
+    if given and len(given) != len(shares):
+        raise ValueError(f"the streams' proportions are {shares}; give each one in (0, 1], or none")
+    weights = given or totals
+    edges = np.cumsum([0, *weights]) * ((epoch_size or sum(totals)) / sum(weights))
+    return np.diff(edges.round().astype(np.int64)).tolist()
+
+
+def _rank() -> tuple[int, int]:
+    """(rank, number of processes)."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def temporary_folder() -> str:
     """A folder that goes with this process (and not with a worker that was forked from it)."""
     folder, process = tempfile.mkdtemp(prefix="p2p-shards-"), os.getpid()
     atexit.register(lambda: shutil.rmtree(folder, ignore_errors=True) if os.getpid() == process else None)

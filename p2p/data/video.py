@@ -31,12 +31,16 @@ class Undecodable(ValueError):  # noqa: N818  a verdict on packets
 
 
 class SegmentDecoder:
-    """Decodes windows of segments; keeps the codec of the latest video open."""
+    """Decodes windows of segments; a window that lies ahead of the latest one is decoded from where that one ended."""
 
-    def __init__(self) -> None:
-        self._converter = RgbConverter()
+    def __init__(self, converter: RgbConverter | None = None) -> None:
+        self._converter = converter or RgbConverter()
         self._video: Video | None = None
         self._codec: VideoCodecContext | None = None
+        self._segment: Segment | None = None
+        self._decoding: Iterator[VideoFrame] | None = None  # goes on after frame self._next - 1 of the segment
+        self._next = self._packet = self._begin = 0
+        self._went_on = False
 
     def rgb(self, segment: Segment, begin: int, end: int) -> Iterator[Frames]:
         """RGB uint8 [Y, X, 3] of the frames begin .. end - 1 of the segment, in order.
@@ -57,6 +61,14 @@ class SegmentDecoder:
         Raises:
             Undecodable: when the packets do not give these frames, or a damaged one among them.
         """
+        try:
+            self._write_planes(segment, begin, end, out)
+        except Undecodable:
+            if not self._went_on:
+                raise
+            self._write_planes(segment, begin, end, out)  # anew: the verdict must not depend on what was read before
+
+    def _write_planes(self, segment: Segment, begin: int, end: int, out: Frames) -> None:
         for row, frame in enumerate(self.frames(segment, begin, end)):
             self._converter.planes(frame, out[row])
 
@@ -65,8 +77,9 @@ class SegmentDecoder:
         if not 0 <= begin < end <= segment.num_frames:
             raise ValueError(f"{_name(segment)}: no frames {begin}..{end - 1}, it has {segment.num_frames}")
         expected = begin
+        decoding = self._start(segment, begin)
         try:
-            for frame in self._decode(segment, begin, end):
+            for frame in decoding:
                 if frame.pts is None or not 0 <= frame.pts < end:  # hidden, or later than the window
                     continue
                 if frame.is_corrupt:  # also of an earlier one: those of the window may refer to it
@@ -75,8 +88,10 @@ class SegmentDecoder:
                     continue
                 if frame.pts != expected:
                     break
-                yield frame
                 expected += 1
+                if expected == end:
+                    self._decoding, self._next = decoding, end
+                yield frame
                 if expected == end:
                     return
         except av.error.FFmpegError as error:
@@ -84,18 +99,31 @@ class SegmentDecoder:
             raise Undecodable(f"{_name(segment)}: frame {expected} does not decode: {error.strerror}") from error
         raise Undecodable(f"{_name(segment)}: the packets give no frame {expected}")
 
-    def _decode(self, segment: Segment, begin: int, end: int) -> Iterator[VideoFrame]:
-        """Frames in the order of showing, from the last possible start before `begin`; pts is their number."""
-        codec = self._open(segment.video)
+    def _start(self, segment: Segment, begin: int) -> Iterator[VideoFrame]:
+        """Frames in the order of showing; pts is their number. They begin at the last possible start before `begin`,
+        or where the latest window ended, whichever is nearer."""
+        decoding, self._decoding, self._begin = self._decoding, None, begin
         first = _first_packet(segment, begin)
+        self._went_on = (
+            decoding is not None and segment is self._segment and self._next <= begin and first <= self._packet
+        )
+        if self._went_on:
+            assert decoding is not None
+            return decoding
+        self._segment, self._packet = segment, first
+        return self._decode(segment)
+
+    def _decode(self, segment: Segment) -> Iterator[VideoFrame]:
+        codec = self._open(segment.video)
         offsets = np.concatenate([[0], np.cumsum(segment.packet_sizes, dtype=np.int64)]).tolist()
         numbers = segment.packet_frames.tolist()
         payload = segment.payload()
-        for index in range(first, len(numbers)):
+        while self._packet < len(numbers):
+            index, self._packet = self._packet, self._packet + 1
             packet = av.Packet(payload[offsets[index] : offsets[index + 1]])  # type: ignore[arg-type]  # any buffer will do
             packet.pts = numbers[index]
             # A picture that is not shown and that no other refers to need not be decoded.
-            codec.skip_frame = "NONREF" if numbers[index] < begin else "DEFAULT"
+            codec.skip_frame = "NONREF" if numbers[index] < self._begin else "DEFAULT"
             yield from codec.decode(packet)
         yield from codec.decode(None)
 

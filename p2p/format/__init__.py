@@ -24,14 +24,13 @@ from p2p.format.columns import (
 )
 from p2p.format.index import (
     MAX_INDEX_BYTES,
-    RecordingEntry,
     decode_index,
     encode_index,
-    entry_from_json,
     layout_of,
     shard_entry,
 )
 from p2p.format.packed import compress, decompress
+from p2p.format.recordings import RecordingEntry, Recordings, entry_from_json
 from p2p.format.segment import Segment, Text, Video, check_segment, decode_segment, encode_segment
 from p2p.format.shard import MAX_SHARD_BYTES, content_damage, read_sample, shard_head, split_samples
 
@@ -50,6 +49,7 @@ __all__ = [
     "USER",
     "Layout",
     "RecordingEntry",
+    "Recordings",
     "Segment",
     "Text",
     "Video",

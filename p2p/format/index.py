@@ -10,7 +10,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from p2p.actions import ACTION_SPACE_VERSION, FRAME_RATE_HZ
 from p2p.format import columns as c
+from p2p.format.recordings import FIELDS, Lists, RecordingEntry, Recordings, texts
 from p2p.format.shard import HASH_DIGITS, MAX_SHARD_BYTES, shard_config
 from p2p.gate import Refused, mapping, parse_json, plain_name, sequence, shown, text, whole_number
 
@@ -34,38 +34,7 @@ _COMPRESSION = re.compile(r"zstd(:\d{1,2})?")
 _PACKED = ".zstd"
 _HEXADECIMAL = re.compile(r"[0-9a-f]*")
 
-
-@dataclass(frozen=True)
-class RecordingEntry:
-    """What the index says about one recording.
-
-    first_sample is the number, in the whole stream, of the sample that holds segment 0; the other segments
-    follow it. system_runs are half-open ranges of rows [begin, end) whose action is the system's.
-    """
-
-    id: str
-    game: str
-    num_frames: int
-    first_sample: int
-    segment_frames: tuple[int, ...]
-    system_runs: tuple[tuple[int, int], ...]
-    num_user: int
-    num_system: int
-
-    def __post_init__(self) -> None:
-        if sum(self.segment_frames) != self.num_frames:
-            raise ValueError(
-                f"recording {self.id}: segments hold {sum(self.segment_frames)} frames, not {self.num_frames}"
-            )
-
-
-_FIELDS = tuple(RecordingEntry.__dataclass_fields__)
-
-
-def entry_from_json(values: Mapping[str, Any]) -> RecordingEntry:
-    """The entry with these fields as JSON gives them back: lists for tuples."""
-    runs = tuple((int(begin), int(end)) for begin, end in values["system_runs"])
-    return RecordingEntry(**{**values, "segment_frames": tuple(values["segment_frames"]), "system_runs": runs})
+Numbers = NDArray[np.int64]
 
 
 def shard_entry(
@@ -88,7 +57,7 @@ def layout_of(entry: Mapping[str, Any]) -> c.Layout:
 
 def encode_index(shards: Sequence[Mapping[str, Any]], recordings: Sequence[RecordingEntry]) -> bytes:
     """The bytes of a stream's `index.json`."""
-    table = {name: [getattr(r, name) for r in recordings] for name in _FIELDS}
+    table = {name: [getattr(r, name) for r in recordings] for name in FIELDS}
     ours = {
         "format": c.FORMAT_NAME,
         "version": list(c.FORMAT_VERSION),
@@ -100,7 +69,7 @@ def encode_index(shards: Sequence[Mapping[str, Any]], recordings: Sequence[Recor
     return json.dumps(index, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 
-def decode_index(data: bytes, where: str) -> tuple[list[dict[str, Any]], list[RecordingEntry]]:
+def decode_index(data: bytes, where: str) -> tuple[list[dict[str, Any]], Recordings]:
     """The shard entries and the recordings of an `index.json`; `where` names it in errors.
 
     Raises:
@@ -120,7 +89,8 @@ def decode_index(data: bytes, where: str) -> tuple[list[dict[str, Any]], list[Re
         )
         whole_number(ours.get("frame_rate_hz"), "frame_rate_hz", FRAME_RATE_HZ, FRAME_RATE_HZ)
         entries = sequence(index.get("shards"), "shards", _MAX_SHARDS)
-        shards = [_shard(entry, f"shard {number}", is_newer) for number, entry in enumerate(entries)]
+        layouts = _Layouts(is_newer)
+        shards = [_shard(entry, f"shard {number}", layouts) for number, entry in enumerate(entries)]
         _check_unique([shard["raw_data"]["basename"] for shard in shards], "shards")
         return shards, _recordings(mapping(ours.get("recordings"), "recordings"), sum(s["samples"] for s in shards))
     except Refused as error:
@@ -143,12 +113,12 @@ def _check_version(version: Any, where: str) -> bool:
 # ------------------------------------------------------------------ shards
 
 
-def _shard(entry: Any, where: str, is_newer: bool) -> dict[str, Any]:
+def _shard(entry: Any, where: str, layouts: _Layouts) -> dict[str, Any]:
     """The entry with the keys that we know, checked."""
     entry = mapping(entry, where)
     if entry.get("format") != "mds" or entry.get("version") != 2:
         raise Refused(f"{where}: format {shown(entry.get('format'))}, version {shown(entry.get('version'))}; not MDS 2")
-    layout = _layout(entry, where, is_newer)
+    layout = layouts.of(entry, where)
     raw = _file(entry.get("raw_data"), f"{where}: raw_data")
     if not _SHARD_NAME.fullmatch(raw["basename"]):
         raise Refused(f"{where}: {shown(raw['basename'])} is no name of a shard; expected shard.00000.000.mds")
@@ -161,14 +131,31 @@ def _shard(entry: Any, where: str, is_newer: bool) -> dict[str, Any]:
         packed = _file(packed, f"{where}: zip_data")
         if packed["basename"] != raw["basename"] + _PACKED:
             raise Refused(f"{where}: {shown(packed['basename'])} is not {raw['basename']}{_PACKED}")
-    least = 4 * sum(size is None for _, size in layout) + sum(size or 0 for _, size in layout)  # of an empty sample
+    least = sum(4 if size is None else size for _, size in layout)  # of an empty sample
     samples = whole_number(entry.get("samples"), f"{where}: samples", 1, max(1, raw["bytes"] // least))
     return {
         **shard_entry(samples, raw, packed, compression),
-        "column_names": [name for name, _ in layout],
-        "column_sizes": [size for _, size in layout],
-        "column_encodings": entry["column_encodings"],
+        **layouts.columns,
     }
+
+
+class _Layouts:
+    """The columns of shards, which are looked at when they differ from the last shard's."""
+
+    def __init__(self, is_newer: bool) -> None:
+        self._is_newer = is_newer
+        self._given: tuple[Any, ...] = ()
+        self._layout: c.Layout = ()
+        self.columns: dict[str, list[Any]] = {}
+
+    def of(self, entry: Mapping[str, Any], where: str) -> c.Layout:
+        given = tuple(entry.get(f"column_{kind}") for kind in ("names", "encodings", "sizes"))
+        if given != self._given:
+            self._layout = _layout(entry, where, self._is_newer)
+            self._given = given
+            names, sizes = map(list, zip(*self._layout, strict=True))
+            self.columns = {"column_names": names, "column_sizes": sizes, "column_encodings": list(given[1] or ())}
+        return self._layout
 
 
 def _layout(entry: Mapping[str, Any], where: str, is_newer: bool) -> c.Layout:
@@ -214,69 +201,74 @@ def _file(info: Any, where: str) -> dict[str, Any]:
 # ------------------------------------------------------------------ recordings
 
 
-def _recordings(table: Mapping[str, Any], num_samples: int) -> list[RecordingEntry]:
+def _recordings(table: Mapping[str, Any], num_samples: int) -> Recordings:
     """The table, checked column by column; the stream has `num_samples` stored samples."""
-    columns = {name: sequence(table.get(name), name, _MAX_RECORDINGS) for name in _FIELDS}
+    columns = {name: sequence(table.get(name), name, _MAX_RECORDINGS) for name in FIELDS}
     ids, games = columns["id"], columns["game"]
     if any(len(column) != len(ids) for column in columns.values()):
         raise Refused(f"columns of {sorted({len(column) for column in columns.values()})} recordings")
-    for number, (name, game) in enumerate(zip(ids, games, strict=True)):
+    for number, name in enumerate(ids):
         plain_name(name, f"recording {number}")
+    for number, game in enumerate(games):
         text(game, f"recording {number}: game", _MAX_GAME_CHARACTERS)
     _check_unique(ids, "recordings")
     frames = _numbers(columns["num_frames"], "num_frames", c.MAX_RECORDING_FRAMES)
-    if int(frames.sum()) > MAX_STREAM_FRAMES:
-        raise Refused(f"{int(frames.sum())} frames in all; a stream has at most {MAX_STREAM_FRAMES}")
-    if ids:
-        _check_segments(columns, frames, num_samples)
-        _check_labels(columns, frames)
-    entries = (dict(zip(_FIELDS, row, strict=True)) for row in zip(*columns.values(), strict=True))
-    return [entry_from_json(entry) for entry in entries]
-
-
-def _check_segments(columns: Mapping[str, list[Any]], frames: NDArray[np.int64], num_samples: int) -> None:
-    """Segments hold the frames of their recording, in samples that the stream has and no other recording uses."""
-    ids, flat, counts = columns["id"], *_flatten(columns["segment_frames"], "segment_frames")
-    lengths = _numbers(flat, "segment_frames", c.MAX_RECORDING_FRAMES)
-    _refuse(ids, counts == 0, "no segment")
-    begins = np.cumsum(counts) - counts
-    _refuse(ids, np.minimum.reduceat(lengths, begins) == 0, "a segment without frames")
-    _refuse(ids, np.add.reduceat(lengths, begins) != frames, "its segments do not hold num_frames")
+    if int(frames.sum(dtype=np.int64)) > MAX_STREAM_FRAMES:
+        raise Refused(f"{int(frames.sum(dtype=np.int64))} frames in all; a stream has at most {MAX_STREAM_FRAMES}")
     first = _numbers(columns["first_sample"], "first_sample", num_samples)
+    segments = _lists(columns["segment_frames"], "segment_frames")
+    labels = {name: _numbers(columns[name], name, c.MAX_RECORDING_FRAMES) for name in ("num_user", "num_system")}
+    runs = _lists(columns["system_runs"], "system_runs", 2)
+    if ids:
+        _check_segments(ids, segments, first, frames, num_samples)
+        _check_labels(ids, runs, labels["num_user"], labels["num_system"], frames)
+    numbers = {"num_frames": frames, **labels}
+    return Recordings(
+        {"first_sample": first, **{name: values.astype(np.int32) for name, values in numbers.items()}},
+        {"id": texts(ids), "game": texts(games), "segment_frames": segments, "system_runs": runs},
+    )
+
+
+def _check_segments(ids: list[str], segments: Lists, first: Numbers, frames: Numbers, num_samples: int) -> None:
+    """Segments hold the frames of their recording, in samples that the stream has and no other recording uses."""
+    counts, lengths = segments.counts, segments.values
+    _refuse(ids, counts == 0, "no segment")
+    begins = segments.ends - counts
+    _refuse(ids, np.minimum.reduceat(lengths, begins) == 0, "a segment without frames")
+    _refuse(ids, np.add.reduceat(lengths, begins, dtype=np.int64) != frames, "its segments do not hold num_frames")
     order = np.argsort(first, kind="stable")
     next_first = np.empty_like(first)
     next_first[order] = [*first[order][1:], num_samples]
     _refuse(ids, first + counts > next_first, "its samples are another's, or lie beyond the last shard")
 
 
-def _check_labels(columns: Mapping[str, list[Any]], frames: NDArray[np.int64]) -> None:
+def _check_labels(ids: list[str], runs: Lists, num_user: Numbers, num_system: Numbers, frames: Numbers) -> None:
     """Runs of system actions ascend inside their recording and add up to num_system."""
-    ids, pairs, counts = columns["id"], *_flatten(columns["system_runs"], "system_runs")
-    flat, lengths = _flatten(pairs, "system_runs")
-    if np.any(lengths != 2):
-        raise Refused("system_runs: a run is not [begin, end]")
-    begins, ends = _numbers(flat, "system_runs", c.MAX_RECORDING_FRAMES).reshape(-1, 2).T
-    owner = np.repeat(np.arange(len(ids)), counts)
+    begins, ends = runs.values.T
+    owner = np.repeat(np.arange(len(ids)), runs.counts)
     wrong = (begins >= ends) | (ends > frames[owner])
     wrong[1:] |= (owner[1:] == owner[:-1]) & (begins[1:] < ends[:-1])
     _refuse(ids, np.bincount(owner[wrong], minlength=len(ids)) > 0, "system_runs that do not ascend inside it")
-    num_user, num_system = (
-        _numbers(columns[name], name, c.MAX_RECORDING_FRAMES) for name in ("num_user", "num_system")
-    )
     in_runs = np.bincount(owner, weights=ends - begins, minlength=len(ids))
     _refuse(ids, (in_runs != num_system) | (num_user + num_system > frames), "num_user and num_system do not fit")
 
 
-def _flatten(nested: list[Any], where: str) -> tuple[list[Any], NDArray[np.int64]]:
-    """The entries of all lists, one list after another, and how many each has."""
-    if any(type(each) is not list for each in nested):
+def _lists(nested: list[Any], where: str, width: int = 0) -> Lists:
+    """Lists of numbers of frames, int32, or of runs of `width` such numbers."""
+    if not set(map(type, nested)) <= {list}:
         raise Refused(f"{where}: expected a list of lists")
-    return list(chain.from_iterable(nested)), np.array([len(each) for each in nested], np.int64)
+    flat, counts = list(chain.from_iterable(nested)), np.fromiter(map(len, nested), np.int64, len(nested))
+    if width:
+        if not set(map(type, flat)) <= {list} or not set(map(len, flat)) <= {width}:
+            raise Refused(f"{where}: a run is not [begin, end]")
+        flat = list(chain.from_iterable(flat))
+    numbers = _numbers(flat, where, c.MAX_RECORDING_FRAMES).astype(np.int32)
+    return Lists(numbers.reshape(-1, width) if width else numbers, counts)
 
 
-def _numbers(values: list[Any], where: str, high: int) -> NDArray[np.int64]:
+def _numbers(values: list[Any], where: str, high: int) -> Numbers:
     """Whole numbers in 0 .. high."""
-    if any(type(value) is not int for value in values) or (values and not 0 <= min(values) <= max(values) <= high):
+    if not set(map(type, values)) <= {int} or (values and not 0 <= min(values) <= max(values) <= high):
         wrong = next(value for value in values if type(value) is not int or not 0 <= value <= high)
         raise Refused(f"{where} holds {shown(wrong)}; expected whole numbers in 0..{high}")
     return np.array(values, np.int64)

@@ -44,7 +44,8 @@ def data_identity(streams: Any) -> str:
     """
     digest = hashlib.sha256()
     for stream in streams:
-        recordings = [(r.id, int(r.num_frames)) for r in stream.table.recordings]
+        table = stream.table.recordings
+        recordings = list(zip(table.ids(), table.num_frames.tolist(), strict=True))
         shards = [int(number) for number in stream.table.first_samples]
         digest.update(json.dumps([recordings, shards]).encode())
     return digest.hexdigest()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from composer.core import DataSpec, Evaluator, Event, State
 from composer.utils import dist
-from streaming import StreamingDataLoader
+from torch.utils.data import DataLoader
 
 from p2p.data.augment import augment
 from p2p.data.batch import collate
@@ -73,10 +74,11 @@ def _check_labels(key: str, place: str, dataset: GameplayDataset, consequence: s
     Raises:
         ValueError: when the index of a data set knows no such frame.
     """
-    recordings = [recording for stream in dataset.streams for recording in stream.table.recordings]
-    if not any(recording.num_user for recording in recordings):
+    tables = [stream.table.recordings for stream in dataset.streams]
+    number = sum(map(len, tables))
+    if not any(table.num_user.any() for table in tables):
         raise ValueError(
-            f"{key} {place!r}: {len(recordings)} recordings without one frame whose action is a person's, so there is "
+            f"{key} {place!r}: {number} recordings without one frame whose action is a person's, so there is "
             f"{consequence}; convert recordings that have user_action"
         )
 
@@ -105,14 +107,14 @@ def _dataset(recipe: Recipe, label: str, place: str, batch_size: int, training: 
     )
 
 
-def _loader(recipe: Recipe, dataset: GameplayDataset, batch_size: int, drop_last: bool) -> StreamingDataLoader:
+def _loader(recipe: Recipe, dataset: GameplayDataset, batch_size: int, drop_last: bool) -> DataLoader[Any]:
     num_workers = recipe.data.num_workers
     if num_workers:
         policy = recipe.policy
         frame_bytes = 3 * policy.frame_height * policy.frame_width
         num_bytes = batch_size * policy.num_timesteps * frame_bytes
         require_shared_memory(num_bytes, f"one batch of {batch_size} chunks for this process")
-    return StreamingDataLoader(
+    return DataLoader(
         dataset,
         batch_size=batch_size,
         collate_fn=collate,

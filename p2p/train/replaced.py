@@ -9,7 +9,7 @@ from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist
 
-from p2p.data.stream import ShardError
+from p2p.data.errors import ShardError
 from p2p.train.composer_policy import COUNTS_KEY
 from p2p.train.metrics_file import MetricsFile
 from p2p.train.together import first_does

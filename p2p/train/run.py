@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
 
 def train(recipe: Recipe, trainer: Trainer) -> int:
     """`fit`; returns the exit status, and reports in one line what ended it early."""
-    from p2p.data.stream import ShardError
+    from p2p.data.errors import ShardError
     from p2p.gate import Refused
     from p2p.train.reading import NotFinite
 
@@ -272,10 +272,11 @@ def _describe(recipe: Recipe, trainer: Trainer, precision: Precision) -> str:
     else:
         device = f"CPU, {dist.get_world_size()} x {torch.get_num_threads()} threads"
     dataset = trainer.state.train_dataloader.dataset
-    recordings = [recording for stream in dataset.streams for recording in stream.table.recordings]
-    frames = sum(recording.num_frames for recording in recordings)
+    tables = [stream.table.recordings for stream in dataset.streams]
+    frames = sum(int(table.num_frames.sum(dtype="int64")) for table in tables)
+    number = sum(map(len, tables))
     return (
-        f"{recipe.name}: {num_parameters / 1e6:,.1f} M parameters · {device} · {precision.said} · {len(recordings):,} "
+        f"{recipe.name}: {num_parameters / 1e6:,.1f} M parameters · {device} · {precision.said} · {number:,} "
         f"recordings, {frames:,} frames, {dataset.num_samples:,} chunks of {recipe.policy.num_timesteps} steps an epoch"
     )
 

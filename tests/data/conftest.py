@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from streaming.base.shared import SharedMemory
 
 from p2p.data import GameplayDataset, collate
 from p2p.proto.video_annotation_pb2 import VideoAnnotation
@@ -18,27 +15,6 @@ from p2p_convert.run import convert
 from tests.data.making import SIZE, write_recording
 
 Make = Callable[..., Path]
-
-
-@pytest.fixture(autouse=True)
-def shared_memory_is_given_back(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What Streaming shared in a test is closed after it: twelve files per dataset, kept open until the process ends.
-
-    With a thousand of them open, whatever calls select (Xlib, for one) fails in later tests.
-    """
-    made: list[SharedMemory] = []
-    make = SharedMemory.__init__
-
-    def make_and_note(self: SharedMemory, *arguments: Any, **options: Any) -> None:
-        make(self, *arguments, **options)
-        made.append(self)
-
-    monkeypatch.setattr(SharedMemory, "__init__", make_and_note)
-    yield
-    gc.collect()
-    for memory in made:
-        atexit.unregister(memory.cleanup)
-        memory.cleanup()
 
 
 @pytest.fixture

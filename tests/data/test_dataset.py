@@ -223,15 +223,13 @@ def test_the_order_of_a_resumed_run_does_not_depend_on_workers(make_stream: Make
     stream = make_stream(made)
 
     def chunks(num_workers: int, state: dict[str, Any] | None = None, skip: int = 0) -> list[tuple[str, int]]:
-        dataset = open_dataset(
-            stream, phase="random", shuffle=True, shuffle_seed=5, batch_size=2, num_canonical_nodes=2
-        )
+        dataset = open_dataset(stream, phase="random", shuffle=True, shuffle_seed=5, batch_size=2)
         if state is not None:
             dataset.load_state_dict(state)
         return [(s["recording"], s["start"]) for s in read_all(dataset, num_workers, batch_size=2)][skip:]
 
     undisturbed = chunks(0)
-    dataset = open_dataset(stream, phase="random", shuffle=True, shuffle_seed=5, batch_size=2, num_canonical_nodes=2)
+    dataset = open_dataset(stream, phase="random", shuffle=True, shuffle_seed=5, batch_size=2)
     _ = [sample for sample, _ in zip(iter(dataset), range(8), strict=False)]
     state = dataset.state_dict(num_samples=8, from_beginning=True)
     del dataset
@@ -260,8 +258,7 @@ def test_reading_on_and_on_takes_no_more_memory(make_stream: Make) -> None:
     def read(num_samples: int) -> int:
         """Bytes resident after so many samples from anywhere."""
         for number in range(num_samples):
-            dataset._epoch = number
-            dataset[7 * number % dataset.size]
+            dataset[7 * number % dataset.num_samples]
         gc.collect()
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import os
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from torch import distributed
 
 from p2p.data import GameplayDataset
-from p2p.data.shared_memory import remove_stale_shared_memory
 from tests.data.conftest import Make, open_dataset, read_all
 from tests.data.making import annotation, video_bytes
 
@@ -21,18 +18,12 @@ GLOBAL_BATCH = 4
 Batches = list[list[tuple[str, int]]]
 
 
-@pytest.fixture(autouse=True)
-def nothing_stays_behind() -> Iterator[None]:
-    yield
-    remove_stale_shared_memory()  # of the processes that ended without a word
-
-
 def epoch(stream: Path, world: int, num_workers: int, state: dict[str, Any] | None, folder: Path) -> Batches:
     """The rest of the epoch, each global batch in order of ids, as so many real processes load it."""
     folder.mkdir()
     children = []
     for rank in range(world):
-        pid = os.fork()  # no exec: importing Streaming again would take longer than the test
+        pid = os.fork()  # no exec: importing torch again would take longer than the test
         if pid == 0:
             status = 1
             try:
@@ -63,14 +54,10 @@ def _be_rank(stream: Path, rank: int, world: int, num_workers: int, state: dict[
         dataset.load_state_dict(state)
     samples = read_all(dataset, num_workers, GLOBAL_BATCH // world)
     (folder / f"rank_{rank}").write_text(json.dumps([(s["recording"], s["start"]) for s in samples]))
-    if world > 1:
-        distributed.barrier()  # the shared memory of the first process is everybody's
 
 
 def make_dataset(stream: Path, batch_size: int) -> GameplayDataset:
-    return open_dataset(
-        stream, phase="random", shuffle=True, shuffle_seed=5, batch_size=batch_size, num_canonical_nodes=2
-    )
+    return open_dataset(stream, phase="random", shuffle=True, shuffle_seed=5, batch_size=batch_size)
 
 
 def test_the_rest_of_an_epoch_is_the_same_for_any_number_of_processes_and_workers(

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from p2p.data import GameplayDataset, ShardError
+from p2p.data.remote import copy_file
 from p2p.data.stream import GameplayStream
+from p2p.files import owned
 from tests.data.conftest import Make, open_dataset, read_all
 from tests.data.disks import small_disk
 from tests.data.making import annotation, video_bytes
@@ -171,7 +173,7 @@ def test_a_rerun_after_sigkill_needs_no_cleaning(streams: dict[str, Path], tmp_p
     where: dict[str, Any] = {"local": str(tmp_path / "cache"), "remote": str(streams["plain"])}
     reader, writer = os.pipe()
     child = os.fork()
-    if child == 0:  # no exec: importing Streaming again would take longer than the test
+    if child == 0:  # no exec: importing torch again would take longer than the test
         dataset = open_dataset(tmp_path, **where)
         iterator = iter(dataset)
         if while_reading:
@@ -186,40 +188,47 @@ def test_a_rerun_after_sigkill_needs_no_cleaning(streams: dict[str, Path], tmp_p
     assert len(read_all(open_dataset(tmp_path, **where))) == 2 * NUM_RECORDINGS
 
 
-def test_shared_memory_in_use_stays(streams: dict[str, Path]) -> None:
-    from p2p.data.shared_memory import remove_stale_shared_memory
-
-    dataset = open_dataset(streams["plain"])
-    remove_stale_shared_memory()
-    assert len(read_all(dataset)) == 2 * NUM_RECORDINGS
-
-
-def test_a_worker_that_waits_for_a_dead_one_gives_up(streams: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    from streaming.base.dataset import _ShardState
-
-    dataset = open_dataset(streams["plain"], give_up_after_s=0.5)
-    monkeypatch.setattr("p2p.data.dataset._SLACK_S", 0.5)
-    dataset._shard_states[1] = _ShardState.PREPARING
-    with pytest.raises(TimeoutError, match=r"shard .*00001.*may have died"):
+def test_a_worker_that_waits_for_another_gives_up(
+    streams: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p2p.data.shards.SLACK_S", 0.3)
+    where: dict[str, Any] = {"local": str(tmp_path), "remote": str(streams["plain"])}
+    dataset = open_dataset(tmp_path, **where, give_up_after_s=0.2)
+    with (
+        owned(tmp_path / ".1.lock", "the second shard"),
+        pytest.raises(TimeoutError, match=r"shard .*00001.*another process has been fetching it for 0 s"),
+    ):
         read_all(dataset)
+
+
+def test_the_lock_of_a_dead_process_is_free(streams: dict[str, Path], tmp_path: Path) -> None:
+    where: dict[str, Any] = {"local": str(tmp_path), "remote": str(streams["plain"])}
+    dataset = open_dataset(tmp_path, **where)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with owned(tmp_path / ".1.lock", "the second shard"):
+            os.write(writer, b"held")
+            signal.pause()
+    assert os.read(reader, 4) == b"held"
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert len(read_all(dataset)) == 2 * NUM_RECORDINGS
 
 
 def test_a_failing_store_is_asked_again_until_it_answers(
     streams: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from streaming.base.storage.download import LocalDownloader
-
-    download = LocalDownloader._download_file_impl
     calls: list[str] = []
 
-    def flaky(self: LocalDownloader, remote: str, local: str, timeout: float) -> None:
-        calls.append(remote)
+    def flaky(source: str, path: Path, max_bytes: int) -> None:
+        calls.append(source)
         if len(calls) % 3:
             raise ConnectionError("reset by peer")
-        download(self, remote, local, timeout)
+        copy_file(source, path, max_bytes)
 
-    monkeypatch.setattr(LocalDownloader, "_download_file_impl", flaky)
-    monkeypatch.setattr("p2p.data.stream._FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("p2p.data.remote.copy_file", flaky)
+    monkeypatch.setattr("p2p.data.remote.FIRST_PAUSE_S", 0.01)
     where: dict[str, Any] = {"local": str(tmp_path), "remote": str(streams["plain"])}
     assert len(read_all(open_dataset(tmp_path, **where))) == 2 * NUM_RECORDINGS
     assert len(calls) == 3 * 4
@@ -228,12 +237,10 @@ def test_a_failing_store_is_asked_again_until_it_answers(
 def test_a_store_that_stays_away_is_an_error(
     streams: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from streaming.base.storage.download import LocalDownloader
-
-    def away(self: LocalDownloader, remote: str, local: str, timeout: float) -> None:
+    def away(source: str, path: Path, max_bytes: int) -> None:
         raise ConnectionError("no route")
 
-    monkeypatch.setattr(LocalDownloader, "_download_file_impl", away)
+    monkeypatch.setattr("p2p.data.remote.copy_file", away)
     stream = GameplayStream(local=str(tmp_path), remote=str(streams["plain"]))
     with pytest.raises(ShardError, match=r"index\.json: cannot be downloaded: ConnectionError: no route"):
         GameplayDataset(streams=[stream], give_up_after_s=0.2)

@@ -117,8 +117,10 @@ def test_the_table_of_recordings_comes_back() -> None:
         shard_entry(2, file, None, None),
         shard_entry(1, packed, {**packed, "basename": "shard.00001.000.mds.zstd"}, "zstd:3"),
     ]
-    assert decode_index(encode_index(shards, recordings), "here") == (shards, recordings)
-    assert decode_index(encode_index([], []), "here") == ([], [])
+    for some_shards, some_recordings in ((shards, recordings), ([], [])):
+        found_shards, found = decode_index(encode_index(some_shards, some_recordings), "here")
+        assert (found_shards, list(found)) == (some_shards, some_recordings)
+        assert list(found.by_id()) == sorted(some_recordings, key=lambda recording: recording.id)
 
 
 def test_a_stored_stream_of_version_1_0_is_read_for_ever(tmp_path: Path) -> None:

@@ -145,8 +145,7 @@ def test_a_promise_of_endless_frames_takes_no_memory(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="frames in all"):
             decode_index(too_many, "index.json")
         (tmp_path / "index.json").write_bytes(many)
-        with pytest.raises(ValueError, match=r"index\.json: \d+ chunks of 10 steps; at most"):
-            open_dataset(tmp_path, num_timesteps=10)
+        assert open_dataset(tmp_path, num_timesteps=10).num_samples == 2000 * MAX_RECORDING_FRAMES // 10
         assert tracemalloc.get_traced_memory()[1] < 20 << 20
     finally:
         tracemalloc.stop()

@@ -12,7 +12,7 @@ import pytest
 
 from p2p import object_storage
 from p2p.data import ShardError
-from p2p.data.download import PatientS3Downloader
+from p2p.data.remote import Remote
 from p2p.object_storage import PATIENCE_S, ObjectFolder, StorageError
 from p2p_convert.plan import Options
 from p2p_convert.run import convert
@@ -149,7 +149,7 @@ def test_a_store_that_is_gone_is_waited_for_once(
     quiet_proxy.outage(1e6)
     with pytest.raises(ShardError, match="Could not connect"):
         read_all(dataset)
-    assert [record.getMessage() for record in caplog.records if record.name == "p2p.data.stream"] == []
+    assert [record.getMessage() for record in caplog.records if record.name == "p2p.data.remote"] == []
 
 
 @pytest.mark.parametrize("failure", ["503", "lost", "half"])
@@ -246,14 +246,14 @@ def hostile_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[HostileStore
 def test_a_store_that_sends_more_than_the_index_allows_does_not_fill_the_disk(
     hostile_store: type[HostileStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    downloader = PatientS3Downloader(5.0)
-    with pytest.raises(StorageError, match="longer than 5 bytes"):
-        downloader.fetch("s3://bucket/shard", tmp_path / "shard", 5)
+    remote = Remote("s3://bucket", 5.0)
+    with pytest.raises(ShardError, match="longer than 5 bytes"):
+        remote.fetch("shard", tmp_path / "shard", 5)
     assert (tmp_path / "shard").stat().st_size <= 5
     assert hostile_store.num_sent < 1 << 28
     monkeypatch.setattr(hostile_store, "head", (("Content-Length", "5"),))
-    with pytest.raises(StorageError, match="an answer without ETag"):
-        downloader.stat("s3://bucket/shard")
+    with pytest.raises(ShardError, match="an answer without ETag"):
+        remote.etag("shard")
 
 
 def test_new_data_at_the_same_address_is_noticed_by_its_etag(
