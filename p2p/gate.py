@@ -43,7 +43,7 @@ def plain_name(name: object, where: str) -> str:
         num_bytes = len(name.encode())
     except UnicodeEncodeError:
         raise Refused(f"{where}: the name {shown(name)} is not valid UTF-8") from None
-    if name in (".", "..") or any(c in "/\\" or not c.isprintable() for c in name) or num_bytes > MAX_NAME_BYTES:
+    if name in (".", "..") or "/" in name or "\\" in name or not name.isprintable() or num_bytes > MAX_NAME_BYTES:
         raise Refused(f"{where}: {shown(name)} is not the plain name of one file (no separators, at most 255 bytes)")
     return name
 

@@ -5,7 +5,7 @@ What lies there may be a stranger's: sizes come from the checked index, and file
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from p2p.format import (
@@ -37,7 +37,7 @@ def stream_names(store: Store) -> list[str]:
     return streams
 
 
-def read_index(store: Store, stream: str) -> tuple[list[dict[str, Any]], Recordings]:
+def read_index(store: Store, stream: str) -> tuple[Sequence[dict[str, Any]], Recordings]:
     """Shard entries and recordings of a stream.
 
     Raises:

@@ -366,7 +366,7 @@ class GameplayDataset(IterableDataset[dict[str, Any]]):
         where = f"shard {shards.path(place.shard)}, sample {place.sample}"
         try:
             content = shards.sample(place.shard, place.sample)
-            segment = decode_segment(content, layout=shards.shards[place.shard].layout, where=where)
+            segment = decode_segment(content, layout=shards.shard(place.shard).layout, where=where)
         except Refused as error:
             raise ShardError(f"{error}; convert the recordings again") from error
         found = (segment.recording, segment.index, segment.first_frame, segment.num_frames)

@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +56,12 @@ class Shard:
     layout: Layout
 
     @classmethod
-    def of(cls, entry: Mapping[str, Any], layouts: dict[Layout, Layout]) -> Shard:
-        layout = layout_of(entry)
+    def of(cls, entry: Mapping[str, Any]) -> Shard:
         raw, packed = (
             info and File(info["basename"], info["bytes"], info["hashes"])
             for info in (entry["raw_data"], entry["zip_data"])
         )
-        return cls(raw, packed, entry["samples"], layouts.setdefault(layout, layout))
+        return cls(raw, packed, entry["samples"], layout_of(entry))
 
     @property
     def files(self) -> tuple[File, ...]:
@@ -78,14 +78,27 @@ class ShardFolder:
     """
 
     def __init__(
-        self, folder: Path, shards: Sequence[Shard], remote: Remote | None, limit: int | None, patience_s: float
+        self,
+        folder: Path,
+        entries: Sequence[Mapping[str, Any]],
+        remote: Remote | None,
+        limit: int | None,
+        patience_s: float,
     ) -> None:
-        self.folder, self.shards, self._remote, self._limit = folder, shards, remote, limit
+        self.folder, self._entries, self._remote, self._limit = folder, entries, remote, limit
         self.longest_wait_s = patience_s + SLACK_S
         self._verified: dict[int, tuple[int, ...]] = {}
 
+    def shard(self, number: int) -> Shard:
+        return Shard.of(self._entries[number])
+
     def path(self, number: int) -> Path:
-        return self.folder / self.shards[number].raw.name
+        return self.folder / self.shard(number).raw.name
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        """Of all files that the index lists."""
+        return frozenset(file.name for entry in self._entries for file in Shard.of(entry).files)
 
     def sample(self, number: int, sample: int) -> bytes:
         """Stored sample `sample` of a shard.
@@ -94,7 +107,7 @@ class ShardFolder:
             ShardError: when the shard cannot be had whole. Refused: when it says what cannot be. TimeoutError: when
                 another process does not get it ready.
         """
-        shard, path = self.shards[number], self.path(number)
+        shard, path = self.shard(number), self.path(number)
         for _ in range(_TRIES):
             self.prepare(number)
             try:
@@ -142,7 +155,7 @@ class ShardFolder:
 
     def _look(self, number: int) -> str:
         """What is wrong with a shard that lies here, unpacked if only its packed form does; "" when it is whole."""
-        shard, path = self.shards[number], self.path(number)
+        shard, path = self.shard(number), self.path(number)
         if shard.packed is None or os.path.lexists(path):
             return self._read(shard.raw)[1]
         where = f"packed as {shard.packed.name}"
@@ -165,7 +178,7 @@ class ShardFolder:
     def _fetch(self, number: int) -> None:
         """Have a copy; one that is damaged is fetched again, once."""
         assert self._remote is not None
-        shard, path = self.shards[number], self.path(number)
+        shard, path = self.shard(number), self.path(number)
         for is_last in (False, True):
             fault = self._look(number) if any(os.path.lexists(self.folder / file.name) for file in shard.files) else ""
             if not fault and not os.path.lexists(path):
@@ -213,14 +226,13 @@ class ShardFolder:
         """
         if not self._limit:
             return
-        names = {file.name for each in self.shards for file in each.files}
         needed, used, found = sum(file.num_bytes for file in shard.files), 0, []
         with os.scandir(self.folder) as entries:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):
                     status = entry.stat(follow_symlinks=False)
                     used += status.st_size
-                    if entry.name in names:
+                    if entry.name in self._names:
                         found.append((status.st_atime_ns, entry.name, status.st_size))
         for _, name, size in sorted(found):
             if used + needed <= self._limit:

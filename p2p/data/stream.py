@@ -14,7 +14,7 @@ from torch import distributed
 from p2p.data.cache import Cache
 from p2p.data.errors import ShardError
 from p2p.data.remote import Remote
-from p2p.data.shards import Shard, ShardFolder
+from p2p.data.shards import ShardFolder
 from p2p.data.table import ChunkTable
 from p2p.format import INDEX_FILE, MAX_INDEX_BYTES, decode_index
 from p2p.gate import Refused, read_regular
@@ -59,14 +59,12 @@ class GameplayStream:
         filename = folder / INDEX_FILE
         try:
             entries, recordings = decode_index(_read_index(folder, remote), str(filename))
-            self.table = ChunkTable(recordings, [entry["samples"] for entry in entries], num_timesteps)
+            self.table = ChunkTable(recordings, entries.samples, num_timesteps)
         except Refused as error:
             raise ShardError(str(error)) from error
         if not self.table.total:
             raise ShardError(f"{filename}: {len(recordings)} recordings, none of them gives a chunk to train on")
-        layouts: dict[Any, Any] = {}
-        shards = [Shard.of(entry, layouts) for entry in entries]
-        self.shards = ShardFolder(folder, shards, remote, cache_limit, patience_s)
+        self.shards = ShardFolder(folder, entries, remote, cache_limit, patience_s)
 
 
 def parse_bytes(size: int | str | None) -> int | None:

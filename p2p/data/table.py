@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from p2p.data.chunks import count_kept
 from p2p.format import RecordingEntry, Recordings
@@ -29,7 +29,7 @@ class ChunkTable:
     first_samples int64 [num_shards + 1] counts stored samples before each shard.
     """
 
-    def __init__(self, recordings: Recordings, samples_per_shard: Sequence[int], num_timesteps: int) -> None:
+    def __init__(self, recordings: Recordings, samples_per_shard: NDArray[np.int64], num_timesteps: int) -> None:
         self.recordings = recordings.by_id()
         self.first_samples = np.concatenate([[0], np.cumsum(samples_per_shard, dtype=np.int64)])
         self.num_chunks = count_kept(self.recordings.num_frames, num_timesteps, self.recordings.system_runs)

@@ -108,7 +108,7 @@ def open_stream(location: str | Path, config: PolicyConfig, size: tuple[int, int
         scratch = tempfile.TemporaryDirectory(prefix="p2p-stream-", ignore_cleanup_errors=True)
     elif not (Path(text) / INDEX_NAME).is_file():
         raise ValueError(f"{text}: no {INDEX_NAME}, so this is no stream; {_advice(Path(text))}")
-    from p2p.data import GameplayDataset  # it loads streaming, which takes seconds
+    from p2p.data import GameplayDataset  # it loads a decoder
 
     cache = scratch.name if scratch is not None else None
     dataset = GameplayDataset.for_policy(config, text, cache=cache, size=size, predownload=8)

@@ -20,6 +20,7 @@ from p2p.actions import ACTION_SPACE_VERSION, FRAME_RATE_HZ
 from p2p.format import columns as c
 from p2p.format.recordings import FIELDS, Lists, RecordingEntry, Recordings, texts
 from p2p.format.shard import HASH_DIGITS, MAX_SHARD_BYTES, shard_config
+from p2p.format.shard_table import Shards
 from p2p.gate import Refused, mapping, parse_json, plain_name, sequence, shown, text, whole_number
 
 MAX_INDEX_BYTES = 1 << 28
@@ -69,7 +70,7 @@ def encode_index(shards: Sequence[Mapping[str, Any]], recordings: Sequence[Recor
     return json.dumps(index, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 
-def decode_index(data: bytes, where: str) -> tuple[list[dict[str, Any]], Recordings]:
+def decode_index(data: bytes, where: str) -> tuple[Shards, Recordings]:
     """The shard entries and the recordings of an `index.json`; `where` names it in errors.
 
     Raises:
@@ -90,9 +91,10 @@ def decode_index(data: bytes, where: str) -> tuple[list[dict[str, Any]], Recordi
         whole_number(ours.get("frame_rate_hz"), "frame_rate_hz", FRAME_RATE_HZ, FRAME_RATE_HZ)
         entries = sequence(index.get("shards"), "shards", _MAX_SHARDS)
         layouts = _Layouts(is_newer)
-        shards = [_shard(entry, f"shard {number}", layouts) for number, entry in enumerate(entries)]
-        _check_unique([shard["raw_data"]["basename"] for shard in shards], "shards")
-        return shards, _recordings(mapping(ours.get("recordings"), "recordings"), sum(s["samples"] for s in shards))
+        shards = Shards(_shard(entry, f"shard {number}", layouts) for number, entry in enumerate(entries))
+        _check_unique([entry["raw_data"]["basename"] for entry in entries], "shards")
+        num_samples = int(shards.samples.sum())
+        return shards, _recordings(mapping(ours.get("recordings"), "recordings"), num_samples)
     except Refused as error:
         raise Refused(f"{where}: a damaged index ({error}); convert the recordings again") from error
 

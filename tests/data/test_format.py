@@ -119,7 +119,7 @@ def test_the_table_of_recordings_comes_back() -> None:
     ]
     for some_shards, some_recordings in ((shards, recordings), ([], [])):
         found_shards, found = decode_index(encode_index(some_shards, some_recordings), "here")
-        assert (found_shards, list(found)) == (some_shards, some_recordings)
+        assert (list(found_shards), list(found)) == (some_shards, some_recordings)
         assert list(found.by_id()) == sorted(some_recordings, key=lambda recording: recording.id)
 
 
