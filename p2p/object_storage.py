@@ -75,6 +75,7 @@ class ObjectFolder:
         if parsed.scheme != "s3" or not parsed.netloc:
             raise StorageError(f"{url!r}: write a local folder, or s3://bucket/prefix")
         self.url, self.bucket, self.prefix = url.rstrip("/"), parsed.netloc, parsed.path.strip("/")
+        self.name = self.prefix.rpartition("/")[2]
         self.patience_s = patience_s
 
     def list(self, prefix: str = "") -> dict[str, StoredObject]:
@@ -114,9 +115,9 @@ class ObjectFolder:
                         raise
         return Version(content.getvalue(), str(_said(answer, "ETag", f"{self.url}/{name}")), _age_s(answer))
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, *pieces: bytes | memoryview) -> None:
         with _explained(f"{self.url}/{name}"):
-            self._s3().put_object(Bucket=self.bucket, Key=self._key(name), Body=content)
+            self._s3().put_object(Bucket=self.bucket, Key=self._key(name), Body=b"".join(pieces))
 
     def create(self, name: str, content: bytes) -> bool:
         """Write an object that is not there yet; False when it is: another's, or one's own whose answer was lost."""

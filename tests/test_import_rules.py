@@ -51,6 +51,10 @@ RULES = {
     "p2p.format": Rule(("p2p.actions", "p2p.proto", "p2p.config", "p2p.recording"), (*LIGHT, "av")),
     "p2p.recipe": Rule(("p2p.actions", "p2p.config"), LIGHT),
     "p2p.object_storage": Rule((), (*LIGHT, "av")),
+    "p2p.storage": Rule(("p2p.object_storage",), (*LIGHT, "av")),
+    "p2p.checkpoints": Rule(
+        ("p2p.config", "p2p.model", "p2p.object_storage", "p2p.storage"), (*TRAINER, "streaming", "vizdoom", "av")
+    ),
     "p2p.game_names": Rule((), (*LIGHT, "av")),
     "p2p.text": Rule((), (*TRAINER, "streaming", "vizdoom", "av")),
     "p2p.model": Rule(
@@ -64,6 +68,7 @@ RULES = {
     "p2p.train": Rule(
         (
             "p2p.actions",
+            "p2p.checkpoints",
             "p2p.config",
             "p2p.data",
             "p2p.evaluate",
@@ -79,12 +84,14 @@ RULES = {
     "p2p.evaluate": Rule(
         (
             "p2p.actions",
+            "p2p.checkpoints",
             "p2p.config",
             "p2p.data",
             "p2p.format",
             "p2p.model",
             "p2p.object_storage",
             "p2p.recording",
+            "p2p.storage",
         ),
         ("composer", "vizdoom"),
     ),
@@ -126,6 +133,7 @@ RULES = {
             "p2p.object_storage",
             "p2p.proto",
             "p2p.recording",
+            "p2p.storage",
         ),
         (*TRAINER, "vizdoom"),
     ),

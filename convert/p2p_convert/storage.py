@@ -1,6 +1,6 @@
-"""Where a conversion is written and read again: a folder, or a prefix in an object store (s3://bucket/prefix).
+"""Where a conversion is written and read again, and how it has the place to itself.
 
-Both give a file its name only when it is complete. A store is found anew from its address in every process.
+A store is found anew from its address in every process.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from p2p import gate
-from p2p.files import is_temporary, take, write_file
+from p2p.files import is_temporary, take
 from p2p.object_storage import ObjectFolder
+from p2p.storage import LocalFolder, Storage, open_storage
 from p2p_convert.files import explained
 from p2p_convert.lease import ELSEWHERE, LOCK, LeaseLost, held, leased
 
@@ -29,78 +29,63 @@ class Hold(Protocol):
         """ValueError when it is no longer held."""
 
 
-class Store(Protocol):
-    """Files by name ("train/index.json") below one address."""
+class Store:
+    """The files of a conversion below one address; hidden ones are not part of it."""
 
-    address: str
+    def __init__(self, files: Storage) -> None:
+        self._files = files
+        self.address = files.url
 
     def write(self, name: str, *pieces: bytes | memoryview) -> None:
         """Write a file whole or not at all."""
+        with explained(f"{self.address}/{name}"):
+            self._files.write(name, *pieces)
 
     def read(self, name: str, max_bytes: int = _MAX_BYTES) -> bytes:
         """The content of a file; FileNotFoundError when there is none."""
+        return self._files.read(name, max_bytes)
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """{name: bytes} of the files whose name begins so, in order."""
+        found = self._files.list(prefix)
+        return {name: found[name].num_bytes for name in found if not name.rpartition("/")[2].startswith(".")}
 
     def delete(self, names: Sequence[str]) -> None:
         """Remove files."""
+        self._files.delete(names)
 
     def locked(self, break_lock: bool = False) -> contextlib.AbstractContextManager[Hold]:
         """Hold the address alone; ValueError when another conversion does."""
+        if isinstance(self._files, LocalFolder):
+            return _locked_folder(self._files.root, self.address)
+        return leased(self.address, break_lock)
 
     def check(self, token: str) -> None:
-        """In a worker: ValueError when the address is no longer held by the conversion of this token."""
+        """In a worker: ValueError when the address is no longer held by the conversion of this token.
+
+        A folder's is held by the kernel, and workers end with the process that has it.
+        """
+        if isinstance(self._files, ObjectFolder) and token and not held(self._files, token):
+            raise LeaseLost(f"{self.address}: another conversion took it over; nothing more of this one is written")
 
 
 def open_store(address: str) -> Store:
     """The store of a folder or of an s3:// address."""
-    return S3Store(address) if address.startswith("s3://") else FolderStore(address)
+    return Store(open_storage(address))
 
 
-class FolderStore:
-    """A folder on a disk. Hidden files in it are not part of the conversion."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self._root = Path(address)
-
-    def write(self, name: str, *pieces: bytes | memoryview) -> None:
-        path = self._root / name
-        with explained(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_file(path, *pieces)
-
-    def read(self, name: str, max_bytes: int = _MAX_BYTES) -> bytes:
-        return gate.read_regular(self._root / name, max_bytes)
-
-    def sizes(self, prefix: str = "") -> dict[str, int]:
-        found = {}
-        for path in self._root.rglob("*"):
-            name = path.relative_to(self._root).as_posix()
-            if name.startswith(prefix) and not path.name.startswith(".") and path.is_file():
-                found[name] = path.stat().st_size
-        return dict(sorted(found.items()))
-
-    def delete(self, names: Sequence[str]) -> None:
-        for name in names:
-            (self._root / name).unlink(missing_ok=True)
-
-    @contextlib.contextmanager
-    def locked(self, break_lock: bool = False) -> Iterator[Hold]:
-        """The lock goes with the process, so there is none to break. What a killed one had begun is removed."""
-        path = self._root / LOCK
-        was_converted_into = path.exists()
-        with explained(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        with take(path, self.address, ELSEWHERE) as file:
-            for leftover in self._root.rglob(".*") if was_converted_into else ():  # elsewhere they are others' files
-                if is_temporary(leftover.name):
-                    leftover.unlink(missing_ok=True)
-            yield _FolderHold(path, os.fstat(file.fileno()).st_ino)
-
-    def check(self, token: str) -> None:
-        """Workers end with the process that holds the lock."""
+@contextlib.contextmanager
+def _locked_folder(root: Path, address: str) -> Iterator[Hold]:
+    """The lock goes with the process, so there is none to break. What a killed one had begun is removed."""
+    path = root / LOCK
+    was_converted_into = path.exists()
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with take(path, address, ELSEWHERE) as file:
+        for leftover in root.rglob(".*") if was_converted_into else ():  # elsewhere they are others' files
+            if is_temporary(leftover.name):
+                leftover.unlink(missing_ok=True)
+        yield _FolderHold(path, os.fstat(file.fileno()).st_ino)
 
 
 class _FolderHold:
@@ -116,30 +101,3 @@ class _FolderHold:
             found = -1
         if found != self._inode:
             raise LeaseLost(f"{self._path}: removed while this conversion was writing; run the same command again")
-
-
-class S3Store:
-    """A prefix in a bucket."""
-
-    def __init__(self, address: str) -> None:
-        self._objects = ObjectFolder(address)
-        self.address = self._objects.url
-
-    def write(self, name: str, *pieces: bytes | memoryview) -> None:
-        self._objects.write(name, b"".join(pieces))
-
-    def read(self, name: str, max_bytes: int = _MAX_BYTES) -> bytes:
-        return self._objects.read(name, max_bytes)
-
-    def sizes(self, prefix: str = "") -> dict[str, int]:
-        return {name: each.num_bytes for name, each in self._objects.list(prefix).items()}
-
-    def delete(self, names: Sequence[str]) -> None:
-        self._objects.delete(names)
-
-    def locked(self, break_lock: bool = False) -> contextlib.AbstractContextManager[Hold]:
-        return leased(self.address, break_lock)
-
-    def check(self, token: str) -> None:
-        if token and not held(self._objects, token):
-            raise LeaseLost(f"{self.address}: another conversion took it over; nothing more of this one is written")

@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from p2p import gate
+from p2p.checkpoints.finding import DEPTH, RUN, Checkpoint, bring, find_checkpoints
 from p2p.console import aligned, say
-from p2p.evaluate.checkpoints import RUN, Checkpoint, LocalFolder, export_run_checkpoint
+from p2p.object_storage import ObjectFolder
+from p2p.storage import LocalFolder, open_storage
 
 if TYPE_CHECKING:
     from p2p.evaluate.metrics import Estimate
-    from p2p.evaluate.remote import RemoteFolder
     from p2p.evaluate.scoring import Batch
     from p2p.model import Policy
 
@@ -123,7 +124,7 @@ class Validator:
 
     def __init__(
         self,
-        folder: LocalFolder | RemoteFolder,
+        folder: LocalFolder | ObjectFolder,
         out: Path,
         options: Options,
         clock: Callable[[], float] = time.monotonic,
@@ -138,7 +139,7 @@ class Validator:
     def candidates(self) -> list[Checkpoint]:
         """Checkpoints within the bounds of steps; one whose name does not tell its step is always in."""
         low, high = self.options.min_steps, self.options.max_steps
-        found = self.folder.find()
+        found = find_checkpoints(self.folder)
         return [c for c in found if c.step is None or (c.step >= low and (high is None or c.step <= high))]
 
     def run_pass(self) -> tuple[int, list[str]]:
@@ -173,15 +174,12 @@ class Validator:
 
     def _evaluate(self, checkpoint: Checkpoint, fingerprint: str, data: list[str]) -> str | None:
         """Evaluate one checkpoint; returns why it could not be read, or None."""
-        from p2p.evaluate.policies import open_policy
+        from p2p.evaluate.policies import open_policy, open_run
 
         with tempfile.TemporaryDirectory(prefix="p2p-validate-") as scratch:
             try:
-                local = self.folder.fetch(checkpoint, Path(scratch) / "fetched")
-                path = local.path
-                if checkpoint.kind == RUN:
-                    path = export_run_checkpoint(local, Path(scratch) / "policy")
-                policy = open_policy(path, self.options.device)
+                path = bring(self.folder, checkpoint, Path(scratch) / "fetched")
+                policy = (open_run if checkpoint.kind == RUN else open_policy)(path, self.options.device)
             except ValueError as error:
                 return str(error)
             for location in data:
@@ -299,15 +297,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--patience-s", type=float, default=60.0, help="give up on one that stays half-written so long")
 
 
-def open_folder(location: str, out: Path | None) -> tuple[LocalFolder | RemoteFolder, Path]:
-    """Where the checkpoints are, and the folder for the results."""
-    if "://" not in location:
-        return LocalFolder(Path(location)), out or Path(location)
-    from p2p.evaluate.remote import RemoteFolder
-
-    return RemoteFolder(location), out or Path(f"{location.rstrip('/').rpartition('/')[2]}-validation")
-
-
 def data_of_recipe(location: str) -> list[str]:
     """The validation streams that the recipe.yaml of a run folder names.
 
@@ -352,7 +341,8 @@ def start_tracking(folder: Path) -> Callable[[dict[str, Any]], None] | None:
 def run(args: argparse.Namespace) -> int:
     if (args.batch_size is not None and args.batch_size < 1) or args.interval_s <= 0:
         raise ValueError(f"--batch-size {args.batch_size} --interval-s {args.interval_s}: write positive numbers")
-    folder, out = open_folder(args.folder, args.out)
+    folder = open_storage(args.folder, DEPTH)
+    out = args.out or (folder.root if isinstance(folder, LocalFolder) else Path(f"{folder.name}-validation"))
     options = Options(
         data=tuple(args.data or data_of_recipe(args.folder)),
         num_chunks=args.chunks,

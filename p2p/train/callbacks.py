@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from p2p.checkpoints.reading import NotFinite
 from p2p.gate import printable
 from p2p.recipe import OptimizerConfig, ScheduleConfig, parse_duration
 from p2p.train.composer_policy import COUNTS_KEY
@@ -29,7 +30,6 @@ from p2p.train.flops import StepCost
 from p2p.train.metrics_file import MetricsFile
 from p2p.train.optim import lr_factor
 from p2p.train.parallel import reduction_gain
-from p2p.train.reading import NotFinite
 from p2p.train.replaced import ReplacedChunks
 from p2p.train.together import first_does
 

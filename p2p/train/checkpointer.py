@@ -12,18 +12,28 @@ from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist
 
+from p2p.checkpoints.layout import AVERAGE, read_layout
+from p2p.checkpoints.steps import (
+    CONFIG,
+    KIND,
+    fetch_newest,
+    local_steps,
+    newest_local,
+    newest_stored,
+    step_name,
+    stored_steps,
+    uploaded_steps,
+)
 from p2p.config import load_policy_config
 from p2p.files import remove_folder, sync
 from p2p.manifest import MANIFEST, FileRecord, read_manifest
 from p2p.object_storage import ObjectFolder
 from p2p.recipe import Recipe, load_recipe
 from p2p.train.callbacks import SharedStatistics, every
-from p2p.train.checkpoints import CONFIG, KIND, WRITING, begin, local_steps, newest_local, publish, step_name
 from p2p.train.facts import check_same_run, facts_of_policy, make_facts
-from p2p.train.layout import AVERAGE, read_layout
 from p2p.train.paths import RECIPE
+from p2p.train.publishing import WRITING, Uploader, begin, publish
 from p2p.train.state import load_state, save_state
-from p2p.train.store import Uploader, fetch_newest, newest_remote, remote_steps, uploaded_steps
 from p2p.train.together import all_do, first_does, new_group
 
 log = logging.getLogger(__name__)
@@ -149,7 +159,7 @@ def find_resume_point(recipe: Recipe, data: str) -> ResumePoint | None:
 
 def _find(recipe: Recipe, data: str) -> ResumePoint | None:
     if not recipe.resume:
-        stored = remote_steps(_store(recipe)) if recipe.is_remote_save else []
+        stored = stored_steps(_store(recipe)) if recipe.is_remote_save else []
         if stored:
             raise ValueError(
                 f"save_folder {recipe.save_folder} holds checkpoints up to step {stored[0]}, and resume is false: "
@@ -167,7 +177,7 @@ def _find(recipe: Recipe, data: str) -> ResumePoint | None:
     folder = recipe.checkpoint_path / step_name(step)
     same_course = check_same_run(_facts(folder), recipe, data, str(folder))
     _check_average(folder, recipe)
-    is_stored = not recipe.is_remote_save or newest_remote(_store(recipe)) == step
+    is_stored = not recipe.is_remote_save or newest_stored(_store(recipe)) == step
     return ResumePoint(folder, step, same_course, is_stored)
 
 

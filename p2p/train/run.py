@@ -49,9 +49,9 @@ def main(argv: Sequence[str]) -> int:
 
 def train(recipe: Recipe, trainer: Trainer) -> int:
     """`fit`; returns the exit status, and reports in one line what ended it early."""
+    from p2p.checkpoints.reading import NotFinite
     from p2p.data.errors import ShardError
     from p2p.gate import Refused
-    from p2p.train.reading import NotFinite
 
     try:
         fit(recipe, trainer)
@@ -79,7 +79,7 @@ def _interrupted(end: KeyboardInterrupt | SystemExit, recipe: Recipe | None) -> 
     if status not in (INTERRUPTED, TERMINATED):
         raise end
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # that the loader's workers end too is no failure now
-    from p2p.train.checkpoints import local_steps
+    from p2p.checkpoints.steps import local_steps
 
     if os.environ.get("RANK", "0") == "0":
         steps = local_steps(recipe.checkpoint_path) if recipe is not None else []
@@ -225,8 +225,8 @@ def fit(recipe: Recipe, trainer: Trainer) -> None:
 
 def export(recipe: Recipe) -> None:
     """The newest checkpoint's weights into <run folder>/policy."""
+    from p2p.checkpoints.weights import read_run
     from p2p.model.weights import write_policy_folder
-    from p2p.train.export import read_run
 
     config, tensors, step = read_run(recipe.checkpoint_path, raw=False)
     folder = write_policy_folder(config, tensors, recipe.run_path / "policy")

@@ -27,10 +27,10 @@ from torch.distributed.tensor import DTensor
 from torch.futures import Future
 
 from p2p import gate
+from p2p.checkpoints.layout import MODEL, Layout
+from p2p.checkpoints.reading import NotFinite, cause_of, load_into
 from p2p.manifest import FileRecord, HashedStream
 from p2p.model.weights import names_of_not_finite
-from p2p.train.layout import MODEL, Layout
-from p2p.train.reading import NotFinite, cause_of, load_into
 
 _PARTS = ("model", "optimizers", "callbacks", "timestamp", "dataset_state")
 

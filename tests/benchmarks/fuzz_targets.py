@@ -359,7 +359,7 @@ def run_safetensors(data: bytes) -> None:
 
 
 def run_checkpoint(data: bytes) -> None:
-    from p2p.train.layout import needed_bytes, parse_layout
+    from p2p.checkpoints.layout import needed_bytes, parse_layout
 
     needed_bytes(parse_layout(data, ".metadata"))
 

@@ -69,14 +69,14 @@ def move_checkpoint(folder: Path, prefix: str, begin: Begin) -> None:
 
 
 def watch_validation(folder: Path, prefix: str, begin: Begin) -> None:
-    from p2p.evaluate.remote import RemoteFolder
+    from p2p.checkpoints.finding import bring, find_checkpoints
 
+    store = ObjectFolder(f"s3://{BUCKET}/{prefix}")
     for name in ("model.safetensors", "config.yaml"):
-        ObjectFolder(f"s3://{BUCKET}/{prefix}").write(f"step-1/{name}", b"content")
+        store.write(f"step-1/{name}", b"content")
     begin()
-    remote = RemoteFolder(f"s3://{BUCKET}/{prefix}")
-    (found,) = remote.find()
-    assert remote.fetch(found, folder).missing() is not None  # these are not real weights
+    (found,) = find_checkpoints(store)
+    assert {path.name for path in bring(store, found, folder).iterdir()} == {"model.safetensors", "config.yaml"}
 
 
 def train(folder: Path, prefix: str, begin: Begin) -> None:

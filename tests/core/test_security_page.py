@@ -6,6 +6,7 @@ from pathlib import Path
 
 from p2p import plain_yaml, protocol, text
 from p2p.actions import FRAME_RATE_HZ
+from p2p.checkpoints.layout import MAX_BYTES as MAX_METADATA_BYTES
 from p2p.format import MAX_RECORDING_FRAMES
 from p2p.format.columns import MAX_SAMPLE_BYTES
 from p2p.format.index import MAX_INDEX_BYTES
@@ -15,7 +16,6 @@ from p2p.model.tensor_file import MAX_HEADER_BYTES
 from p2p.recording.annotation import MAX_ANNOTATION_BYTES
 from p2p.recording.memory import MAX_MEMORY_BYTES
 from p2p.text import MAX_INSTRUCTION_CHARACTERS
-from p2p.train.layout import MAX_BYTES as MAX_METADATA_BYTES
 
 MIB, GIB = 1 << 20, 1 << 30
 

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from p2p.checkpoints.finding import DEPTH, ORIGINAL, POLICY, RUN, find_checkpoints
 from p2p.cli import main
-from p2p.evaluate.checkpoints import ORIGINAL, POLICY, RUN, Checkpoint, LocalFolder, find_checkpoints
-from p2p.evaluate.remote import RemoteFolder
 from p2p.evaluate.validate import RESULTS_NAME, Options, Results, Validator, data_of_recipe
 from p2p.model import load_policy
+from p2p.object_storage import ObjectFolder
 from p2p.recipe import DataConfig, Recipe, save_recipe
+from p2p.storage import LocalFolder
 from tests.s3 import S3Server
 
 
@@ -35,26 +36,32 @@ def test_results_that_are_none_are_one_line(tmp_path: Path, line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "header", [b"[1]", b'{"a": 1}', b'{"a": {}}', b'{"a": {"data_offsets": [0, "x"]}}', b"[" * 100_000, None]
+    "header", [b"[1]", b'{"a": 1}', b'{"a": {}}', b'{"a": {"data_offsets": [0, "x"]}}', b"[" * 100_000]
 )
-def test_weights_without_a_header_are_not_whole(tmp_path: Path, header: bytes | None) -> None:
-    (tmp_path / "config.yaml").touch()
-    weights = tmp_path / "model.safetensors"
-    if header is None:
-        weights.symlink_to("/dev/zero")
-    else:
-        weights.write_bytes(len(header).to_bytes(8, "little") + header)
-    assert Checkpoint(tmp_path, POLICY, None, "c").missing() == "model.safetensors has no whole header"
+def test_weights_without_a_header_are_waited_for(
+    tmp_path: Path, policy_folder: Path, caplog: pytest.LogCaptureFixture, header: bytes
+) -> None:
+    caplog.set_level("INFO")
+    step = shutil.copytree(policy_folder, tmp_path / "step-1")
+    (step / "manifest.json").unlink(missing_ok=True)
+    (step / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    assert Validator(LocalFolder(tmp_path, DEPTH), tmp_path, options(tmp_path)).run_pass() == (0, ["step-1"])
+    assert "model.safetensors: " in caplog.text
+    assert "waiting for it" in caplog.text
 
 
-def test_a_pipe_in_the_place_of_a_checkpoint_holds_nothing_up(tmp_path: Path) -> None:
-    (tmp_path / "model_config.yaml").touch()
-    os.mkfifo(tmp_path / "a.ckpt")
-    look = "import sys; from pathlib import Path; from p2p.evaluate.checkpoints import *; "
-    look += "print(Checkpoint(Path(sys.argv[1]), ORIGINAL, None, 'a').missing())"
-    command = [sys.executable, "-c", look, str(tmp_path / "a.ckpt")]
+def test_pipes_and_devices_in_the_place_of_checkpoints_hold_nothing_up(tmp_path: Path) -> None:
+    for name in ("a/config.yaml", "b/model_config.yaml", "step-00000005/config.yaml"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    (tmp_path / "a" / "model.safetensors").symlink_to("/dev/zero")
+    for name in ("b/b.ckpt", "step-00000005/.metadata"):
+        os.mkfifo(tmp_path / name)
+    look = "import sys; from pathlib import Path; from p2p.checkpoints.finding import *; "
+    look += "print([(c.name, c.missing()) for c in find_checkpoints(LocalFolder(Path(sys.argv[1]), DEPTH))])"
+    command = [sys.executable, "-c", look, str(tmp_path)]
     answer = subprocess.run(command, capture_output=True, check=True, timeout=60, text=True).stdout
-    assert answer == "it is not a whole zip file\n"
+    assert answer == "[('step-00000005', '.metadata is missing')]\n"
 
 
 def options(stream: Path, **changes: object) -> Options:
@@ -73,7 +80,7 @@ def write_step(policy_folder: Path, run: Path, step: int) -> Path:
     """A training checkpoint as the trainer lays it out."""
     import torch.distributed.checkpoint as dcp
 
-    from p2p.train.export import MODEL_PREFIX
+    from p2p.checkpoints.weights import MODEL_PREFIX
 
     folder = run / "checkpoints" / f"step-{step:08d}"
     state = {MODEL_PREFIX + name: tensor for name, tensor in load_policy(policy_folder).state_dict().items()}
@@ -94,7 +101,12 @@ def mixed(tmp_path: Path, policy_folder: Path, shared_fixtures: Path) -> Path:
 def test_all_three_kinds_give_one_table_and_one_curve(
     mixed: Path, stream_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert [(c.kind, c.step) for c in find_checkpoints(mixed)] == [(ORIGINAL, 10), (RUN, 30), (POLICY, None)]
+    found = find_checkpoints(LocalFolder(mixed, DEPTH))
+    assert [(c.kind, c.step) for c in found] == [
+        (ORIGINAL, 10),
+        (RUN, 30),
+        (POLICY, None),
+    ]
     assert main(["validate", str(mixed), "--data", str(stream_folder), "--chunks", "2", "--device", "cpu"]) == 0
     shown = capsys.readouterr().out
     assert "repeat previous" in shown
@@ -122,13 +134,13 @@ def test_a_checkpoint_is_evaluated_once_until_it_is_written_again(
     tmp_path: Path, policy_folder: Path, stream_folder: Path
 ) -> None:
     shutil.copytree(policy_folder, tmp_path / "step-5")
-    assert Validator(LocalFolder(tmp_path), tmp_path, options(stream_folder)).run_pass() == (1, [])
+    assert Validator(LocalFolder(tmp_path, DEPTH), tmp_path, options(stream_folder)).run_pass() == (1, [])
     before = (tmp_path / RESULTS_NAME).stat().st_mtime_ns
-    assert Validator(LocalFolder(tmp_path), tmp_path, options(stream_folder)).run_pass() == (0, [])
+    assert Validator(LocalFolder(tmp_path, DEPTH), tmp_path, options(stream_folder)).run_pass() == (0, [])
     assert (tmp_path / RESULTS_NAME).stat().st_mtime_ns == before
     shutil.copy(policy_folder / "model.safetensors", tmp_path / "step-5" / "again")
     (tmp_path / "step-5" / "again").rename(tmp_path / "step-5" / "model.safetensors")
-    assert Validator(LocalFolder(tmp_path), tmp_path, options(stream_folder)).run_pass() == (1, [])
+    assert Validator(LocalFolder(tmp_path, DEPTH), tmp_path, options(stream_folder)).run_pass() == (1, [])
     assert len(results(tmp_path)) == 1  # the new result replaces the old one
 
 
@@ -145,7 +157,7 @@ def test_half_written_checkpoints_are_waited_for_and_given_up_in_the_end(
     (tmp_path / "step-7" / "model.safetensors").write_bytes(weights[: len(weights) // 2])
     step = write_step(policy_folder, tmp_path, 20)
     (step / ".metadata").rename(step / "late")
-    validator = Validator(LocalFolder(tmp_path), tmp_path, options(stream_folder), clock=lambda: now[0])
+    validator = Validator(LocalFolder(tmp_path, DEPTH), tmp_path, options(stream_folder), clock=lambda: now[0])
     num_done, waiting = validator.run_pass()
     assert num_done == 0
     assert len(waiting) == 3
@@ -161,7 +173,7 @@ def test_half_written_checkpoints_are_waited_for_and_given_up_in_the_end(
 def test_bounds_leave_checkpoints_out(tmp_path: Path, policy_folder: Path, stream_folder: Path) -> None:
     for step in (1, 2, 3, 4):
         shutil.copytree(policy_folder, tmp_path / f"step-{step}")
-    validator = Validator(LocalFolder(tmp_path), tmp_path, options(stream_folder, min_steps=2, max_steps=3))
+    validator = Validator(LocalFolder(tmp_path, DEPTH), tmp_path, options(stream_folder, min_steps=2, max_steps=3))
     assert [c.step for c in validator.candidates()] == [2, 3]
 
 
@@ -201,7 +213,7 @@ def test_weights_that_do_not_fit_are_reported_and_left_out(
     shutil.copytree(policy_folder, tmp_path / "step-1")
     text = (tmp_path / "step-1" / "config.yaml").read_text().replace("dim: 32\n", "dim: 64\n", 1)
     (tmp_path / "step-1" / "config.yaml").write_text(text)
-    validator = Validator(LocalFolder(tmp_path), tmp_path, options(stream_folder, patience_s=-1.0))
+    validator = Validator(LocalFolder(tmp_path, DEPTH), tmp_path, options(stream_folder, patience_s=-1.0))
     validator.run_pass()
     assert validator.run_pass() == (0, [])
 
@@ -221,7 +233,7 @@ def test_nothing_of_a_hostile_checkpoint_runs(
 ) -> None:
     step = write_step(policy_folder, tmp_path, 20)
     (step / ".metadata").write_bytes(pickle.dumps(Payload(tmp_path / "it-ran")))
-    validator = Validator(LocalFolder(tmp_path), tmp_path, options(stream_folder, patience_s=-1.0))
+    validator = Validator(LocalFolder(tmp_path, DEPTH), tmp_path, options(stream_folder, patience_s=-1.0))
     validator.run_pass()
     assert validator.run_pass() == (0, [])
     assert "is left out: " in caplog.text
@@ -241,12 +253,12 @@ def test_an_object_store_is_validated_like_a_folder(
         files = sorted(path for path in mixed.rglob("*") if path.is_file() and path.name != ".metadata")
         for path in files:
             client.upload_file(str(path), "runs", f"tiny/{path.relative_to(mixed)}")
-        validator = Validator(RemoteFolder(url), out, options(stream_folder))
+        validator = Validator(ObjectFolder(url), out, options(stream_folder))
         assert validator.run_pass() == (2, ["checkpoints/step-00000030"])  # its metadata is not there yet
         metadata = mixed / "checkpoints" / "step-00000030" / ".metadata"
         client.upload_file(str(metadata), "runs", f"tiny/{metadata.relative_to(mixed)}")
         assert validator.run_pass() == (1, [])
-        assert Validator(RemoteFolder(url), out, options(stream_folder)).run_pass() == (0, [])
+        assert Validator(ObjectFolder(url), out, options(stream_folder)).run_pass() == (0, [])
         name = "tiny/checkpoints/step-00000030/.metadata"
         client.put_object(Bucket="runs", Key=name, Body=pickle.dumps(Payload(out / "it-ran")))
         assert validator.run_pass() == (0, ["checkpoints/step-00000030"])  # perhaps it is still being written

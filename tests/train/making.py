@@ -14,12 +14,13 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.metadata import Metadata
 
+from p2p.checkpoints.layout import METADATA, MODEL
+from p2p.checkpoints.steps import step_name
 from p2p.manifest import describe
 from p2p.model.policy import Policy
 from p2p.recipe import Recipe
-from p2p.train.checkpoints import WRITING, publish, step_name
 from p2p.train.facts import make_facts
-from p2p.train.layout import METADATA, MODEL
+from p2p.train.publishing import WRITING, publish
 from tests.tiny import tiny_config
 
 DATA_FILE = "__0_0.distcp"

@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 
+from p2p.checkpoints.layout import METADATA
+from p2p.checkpoints.steps import KIND, check_checkpoint, local_steps, newest_local, step_name
 from p2p.config import PolicyConfig, to_dict
 from p2p.manifest import MANIFEST, write_manifest
 from p2p.recipe import Recipe
-from p2p.train.checkpoints import KIND, WRITING, check_checkpoint, local_steps, newest_local, step_name
 from p2p.train.facts import check_same_run, make_facts
-from p2p.train.layout import METADATA
 from p2p.train.paths import LOCK_NAME
+from p2p.train.publishing import WRITING
 from tests.train.making import DATA_FILE, Payload, edit_metadata, replace_entry
 from tests.train.zygote import Run, Zygote
 

@@ -16,13 +16,13 @@ import pytest
 import torch
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
+from p2p.checkpoints.layout import METADATA, MODEL, parse_layout, read_layout
+from p2p.checkpoints.steps import newest_local, step_name
+from p2p.checkpoints.weights import find_checkpoint, read_tensors
 from p2p.cli import main as p2p
 from p2p.gate import Refused
 from p2p.manifest import MANIFEST
 from p2p.model import load_policy
-from p2p.train.checkpoints import newest_local, step_name
-from p2p.train.export import find_checkpoint, read_tensors
-from p2p.train.layout import METADATA, MODEL, parse_layout, read_layout
 from tests.train.making import DATA_FILE, Payload, edit_metadata, replace_entry, write_checkpoint
 
 WEIGHT = MODEL + "policy.heads.keys.weight"

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from p2p.checkpoints.steps import fetch_newest, local_steps, newest_stored, steps_in
 from p2p.object_storage import ObjectFolder
 from p2p.recipe import Recipe
-from p2p.train.checkpoints import local_steps, steps_in
-from p2p.train.store import Uploader, fetch_newest, newest_remote
+from p2p.train.publishing import Uploader
 from p2p_convert.cli import main as p2p_convert
 from tests.data.faulty_proxy import FaultyProxy
 from tests.data.making import annotation, video_bytes, write_recording
@@ -64,9 +64,9 @@ def test_a_run_killed_and_moved_to_another_machine_resumes_from_object_storage(
     remote = [f"data.train={data}/val", f"data.val={data}/train", f"save_folder={store.url}", "keep=2"]
     argv = small_run(folder, *options, *remote)
     run = zygote.start(argv, tmp_path / "log", environment=s3.environment)
-    run.wait_until(lambda: newest_remote(store) is not None and 6 in read_metrics(folder))
+    run.wait_until(lambda: newest_stored(store) is not None and 6 in read_metrics(folder))
     run.kill()
-    uploaded = newest_remote(store)
+    uploaded = newest_stored(store)
     assert uploaded is not None
     assert uploaded < 12
     before = read_metrics(folder)
@@ -94,7 +94,7 @@ def test_a_run_killed_and_moved_to_another_machine_resumes_from_object_storage(
     store.delete(["step-00000012/.metadata"])  # as if the run had been ended while it uploaded that one
     zygote.start(argv, tmp_path / "again.log", environment=s3.environment).wait()
     assert "already trained for 12ba" in (tmp_path / "again.log").read_text()
-    assert newest_remote(store) == 12
+    assert newest_stored(store) == 12
 
     anew = zygote.start([*argv, "resume=false"], tmp_path / "anew.log", environment=s3.environment)
     assert anew.end() == [2]
@@ -143,7 +143,7 @@ def test_training_gets_through_failed_requests_and_an_outage_of_half_a_minute(
     assert sorted(metrics) == list(range(1, 13))
     for step, entry in metrics.items():
         assert without_clocks(entry) == without_clocks(reference[step])
-    assert newest_remote(ObjectFolder(f"{store.url}-outage")) == 12
+    assert newest_stored(ObjectFolder(f"{store.url}-outage")) == 12
     proxy.close()
 
 
@@ -151,7 +151,7 @@ def test_a_checkpoint_that_is_not_fully_uploaded_is_passed_over(store: ObjectFol
     part = ObjectFolder(store.url + "-partial")
     (tmp_path / "shard").write_bytes(b"x")
     part.upload(tmp_path / "shard", "step-00000007/__0_0.distcp")
-    assert newest_remote(part) is None
+    assert newest_stored(part) is None
     assert fetch_newest(part, tmp_path / "fetched", None) is None
 
 
@@ -209,7 +209,7 @@ def test_what_is_damaged_in_the_store_is_not_taken_and_the_checkpoint_before_is(
     listener.write("step-00000002/manifest.json", b"{}")
     fetched = tmp_path / "fetched"
     fetched.mkdir()
-    assert newest_remote(listener) == 3  # whole by its lengths
+    assert newest_stored(listener) == 3  # whole by its lengths
     assert fetch_newest(listener, fetched, None) == 1
     for words in (
         "step-00000004 is passed over: __0_0.distcp has",

@@ -12,16 +12,17 @@ import pytest
 import torch
 
 from p2p.actions import ActionSpace
+from p2p.checkpoints.steps import newest_local
 from p2p.config import PolicyConfig
 from p2p.files import InUse
 from p2p.gate import Refused
 from p2p.model.policy import Policy
 from p2p.recipe import CorruptionConfig, Recipe, ScheduleConfig, save_recipe
-from p2p.train.checkpoints import begin, newest_local, prune
 from p2p.train.corruption import corrupt_history
 from p2p.train.metrics_file import MetricsFile
 from p2p.train.optim import lr_factor
 from p2p.train.paths import take_run
+from p2p.train.publishing import begin, prune
 from p2p.train.replaced import ReplacedChunks
 from p2p.train.start import build_policy, check_start
 from tests.train.making import write_checkpoint

@@ -29,7 +29,7 @@ from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPla
 from torch.futures import Future
 
 from p2p import gate
-from p2p.train.layout import Entry, Layout, Piece
+from p2p.checkpoints.layout import Entry, Layout, Piece
 
 _MAX_NUMBER_BYTES = 1 << 20
 _UNREADABLE = (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile)
