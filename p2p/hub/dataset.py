@@ -18,13 +18,14 @@ from p2p import gate
 from p2p.hub.archive import Archive, BadArchive
 from p2p.hub.choice import Search, archive_number, recordings_of_game, span
 from p2p.hub.transfer import STAGING, Downloads, RemoteFile
+from p2p.manifest import MANIFEST
 
 logger = logging.getLogger(__name__)
 
 ARCHIVE_SUFFIX = ".tar.gz"
 METADATA = "data_metadata.parquet"
 RAW_VIDEO = "video.mp4"
-WANTED_NAMES = ("annotation.proto", "192x192.mp4")
+WANTED_NAMES = ("annotation.proto", "192x192.mp4")  # a folder with one of these is a recording
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ class Selection:
         return (self.start is None or number >= self.start) and (self.end is None or number <= self.end)
 
     def wants_file(self, name: str) -> bool:
-        """Whether a file of a recording is wanted, by its name."""
-        return name in WANTED_NAMES or (self.raw_video and name == RAW_VIDEO)
+        """Whether a file of a recording is wanted, by its name; a manifest is where there is one."""
+        return name in (*WANTED_NAMES, MANIFEST) or (self.raw_video and name == RAW_VIDEO)
 
     def signature(self, archive: RemoteFile, recordings: frozenset[str] | None) -> str:
         """Names what was taken out of an archive, so that the same wish is not fulfilled twice."""
@@ -84,10 +85,12 @@ def unpack(
                 if not member.is_file or not selection.wants_file(path.name):
                     continue
                 try:
-                    seen.add(gate.plain_name(recording, str(archive)))
+                    gate.plain_name(recording, str(archive))
                 except gate.Refused as error:
                     logger.warning("%s; that recording is passed over", error)
                     continue
+                if path.name != MANIFEST:
+                    seen.add(recording)
                 if recordings is not None and recording not in recordings:
                     continue
                 folders[recording] = scratch / recording
@@ -96,7 +99,7 @@ def unpack(
                     target.writelines(members.pieces())
     except BadArchive as error:
         raise ValueError(f"{error}: not a whole .tar.gz archive; delete it and download it again") from error
-    return list(folders.values()), seen
+    return [folder for recording, folder in folders.items() if recording in seen], seen
 
 
 def _move_recording(source: Path, target: Path) -> None:
@@ -209,10 +212,11 @@ def download_toy(downloads: Downloads, selection: Selection) -> int:
     """Download the small example set, whose recordings are loose files or archives; returns how many there are."""
     files = downloads.repository.files()
     loose = [file for file in files if selection.wants_file(PurePosixPath(file.path).name)]
+    paths = [PurePosixPath(file.path) for file in loose]
     archives = [file for file in files if file.path.endswith(ARCHIVE_SUFFIX)]
-    if not loose and not archives:
+    if all(path.name == MANIFEST for path in paths) and not archives:
         raise ValueError(f"{downloads.repository.repo_id} holds no recording ({', '.join(WANTED_NAMES)})")
     for file in loose:
         downloads.fetch(file)
-    num_loose = len({str(PurePosixPath(file.path).parent) for file in loose})
+    num_loose = len({path.parent for path in paths if path.name != MANIFEST})
     return num_loose + sum(_take_archive(downloads, archive, selection)[0] for archive in archives)

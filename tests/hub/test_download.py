@@ -19,6 +19,7 @@ import pytest
 
 from p2p.cli import main
 from p2p.hub import transfer
+from p2p.manifest import MANIFEST, read_manifest, verify, write_manifest
 from tests.hub.stand_in import HubStandIn
 
 MODELS = ("models", "elefantai/open-p2p")
@@ -328,3 +329,33 @@ def test_a_damaged_archive_is_refused_and_leaves_no_recording(
     assert main(["download", "data", "--start", "1", "--output", str(tmp_path)]) == 2
     assert "not a whole .tar.gz archive" in capsys.readouterr().err
     assert found_below(tmp_path) == set()
+
+
+def signed_recording(folder: Path) -> dict[str, bytes]:
+    """The files of a recording as we write them, with their manifest."""
+    files = {name: data for name, data in recording(1).items() if name != "video.mp4"}
+    folder.mkdir()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    write_manifest(folder, "recording", files, {})
+    return files | {MANIFEST: (folder / MANIFEST).read_bytes()}
+
+
+@pytest.mark.parametrize("is_loose", [True, False])
+def test_a_recording_keeps_its_manifest_and_a_manifest_alone_is_no_recording(
+    make_hub: MakeHub, tmp_path: Path, caplog: pytest.LogCaptureFixture, is_loose: bool
+) -> None:
+    caplog.set_level("INFO")
+    recordings = {"aa": signed_recording(tmp_path / "made"), "bb": {MANIFEST: b"{}", "notes.txt": b""}}
+    loose = {f"toy/{name}/{file}": data for name, files in recordings.items() for file, data in files.items()}
+    make_hub({TOY: loose if is_loose else {"toy.tar.gz": archive(recordings)}})
+    assert main(["download", "data", "--toy", "--output", str(tmp_path / "got")]) == 0
+    assert "1 recordings in" in caplog.text
+    (manifest_path,) = (tmp_path / "got").rglob(f"aa/{MANIFEST}")
+    verify(manifest_path.parent, read_manifest(manifest_path.parent, "recording"))
+
+
+def test_manifests_alone_are_no_dataset(make_hub: MakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_hub({TOY: {f"toy/aa/{MANIFEST}": b"{}"}})
+    assert main(["download", "data", "--toy", "--output", str(tmp_path)]) == 2
+    assert "holds no recording" in capsys.readouterr().err
