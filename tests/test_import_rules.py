@@ -97,8 +97,9 @@ RULES = {
     ),
     "p2p.processes": Rule((), (*TRAINER, "torch", "streaming", "vizdoom", "av")),
     "p2p.desktop": Rule(("p2p.actions", "p2p.processes"), (*TRAINER, "torch", "streaming", "vizdoom", "av")),
+    "p2p.levels": Rule(("p2p.actions",), (*LIGHT, "av")),
     "p2p.environments": Rule(
-        ("p2p.actions", "p2p.config", "p2p.data.resize", "p2p.desktop", "p2p.processes"),
+        ("p2p.actions", "p2p.config", "p2p.data.resize", "p2p.desktop", "p2p.levels", "p2p.processes"),
         (*TRAINER, "torch", "streaming", "av"),
     ),
     "p2p.agents": Rule(

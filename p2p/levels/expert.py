@@ -11,8 +11,9 @@ import random
 from collections import deque
 
 from p2p.actions import Action
-from p2p.levels.fighting import Fight, find_fight, useful_item
+from p2p.levels.fighting import find_fight, useful_item
 from p2p.levels.route import Planner, Task
+from p2p.levels.sight import nearest_point, ray_hits
 from p2p.levels.view import View
 from p2p.levels.walking import RUN_SPEED, WALK_SPEED, Move, act_on
 
@@ -65,15 +66,15 @@ class LevelExpert:
         return self._walk(view, task), ()
 
     def _use(self, view: View, line: int) -> tuple[Move, tuple[str, ...]]:
-        point = self.planner.use_point(view.x, view.y, line)
-        hits = self.planner.ray_hits(view.x, view.y, view.angle_deg, line, USE_RANGE)
+        point = nearest_point(self.planner.level, line, view.x, view.y)
+        hits = ray_hits(self.planner.level, (view.x, view.y), view.angle_deg, line, USE_RANGE)
         near = view.distance(*point) < 36
         move = Move(view.x, view.y, point, pass_by=False) if near else Move(*point, point, speed=4.0)
         return move, ("e",) if hits and view.step % 4 < 2 else ()
 
     def _beyond(self, view: View, line: int) -> tuple[float, float]:
         """A point behind a line that is to be walked over."""
-        px, py = self.planner.use_point(view.x, view.y, line)
+        px, py = nearest_point(self.planner.level, line, view.x, view.y)
         ux, uy = px - view.x, py - view.y
         away = math.hypot(ux, uy)
         if away < 2:  # on it: straight on
@@ -91,14 +92,14 @@ class LevelExpert:
             return Move(*back, look, speed=4.0, pass_by=False)
         ahead = min(LEAST_AHEAD, last)
         for index in range(ahead + 1, min(last, LOOK_AHEAD) + 1):
-            if self.planner.is_jump(way[index - 1], way[index]):
+            if self.planner.ground.is_jump(way[index - 1], way[index]):
                 break
-            if not self.planner.straight(view.x, view.y, way, index, view.situation):
+            if not self.planner.ground.straight(view.x, view.y, way, index, view.situation):
                 break
             ahead = index
-        jump = next((i for i in range(1, ahead + 1) if self.planner.is_jump(way[i - 1], way[i])), None)
+        jump = next((i for i in range(1, ahead + 1) if self.planner.ground.is_jump(way[i - 1], way[i])), None)
         if jump is not None:
-            x, y = self._beyond(view, self.planner.teleporter_at(way[jump - 1]))
+            x, y = self._beyond(view, self.planner.teleports.lines[way[jump - 1], way[jump]])
             return Move(x, y, (x, y))
         x, y = grid.point(way[ahead])
         look_at = min(last, ahead + 8)
@@ -125,6 +126,3 @@ class LevelExpert:
             held -= {"a" if side == "d" else "d", "w" if "s" in held else ""}
             return Action(tuple(sorted(held | ({"e"} if self._freeing % 4 == 0 else set()))), (), action.dx)
         return act_on(move, view, keys)
-
-
-__all__ = ["Fight", "LevelExpert"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from p2p.actions import Action
 from p2p.levels.route import Planner
+from p2p.levels.sight import sees
 from p2p.levels.view import Seen, View
 from p2p.levels.walking import Move, act_on, turn_pixels
 
@@ -17,7 +18,10 @@ AIM_GAIN, AIM_PX = 0.55, 130
 EYES = 41.0  # above the feet
 ITEM_REACH = 220.0
 BEST_WEAPONS = (4, 3, 2)
-MELEE = ("Demon", "Spectre", "LostSoul")
+HALF_HEIGHT = 30.0  # of a monster
+USEFUL_BELOW = {"Stimpack": 90, "Medikit": 75, "Soulsphere": 150, "Megasphere": 150}  # health
+WEAPONS = {"Shotgun": 3, "Chaingun": 4}
+AMMUNITION = ("Clip", "ClipBox", "Shell", "ShellBox", "Backpack")
 
 
 @dataclass(frozen=True)
@@ -55,15 +59,16 @@ def find_fight(view: View, planner: Planner) -> Fight | None:
     """The monster to fight: the one that is nearest and least aside among those that can be hit."""
     if view.ammo <= 0 and not any(weapon in view.owned for weapon in BEST_WEAPONS):
         return None
+    now, eye = view.situation, (view.x, view.y, view.z + EYES)
     found = []
     for thing in view.things:
         if thing.category != "Monster":
             continue
         away = view.distance(thing.x, thing.y)
-        bearing = abs(view.bearing_deg(thing.x, thing.y))
         noticed = thing.on_screen or (view.hurt_steps < 20 and away < 600)
-        if away < SIGHT and noticed and planner.sees(view.x, view.y, view.z + EYES, thing.x, thing.y, thing.z + 30, view.situation):
-            found.append((away + 3 * bearing, thing.number, thing))
+        middle = (thing.x, thing.y, thing.z + HALF_HEIGHT)
+        if away < SIGHT and noticed and sees(planner.level, now.floor, now.ceiling, eye, middle):
+            found.append((away + 3 * abs(view.bearing_deg(thing.x, thing.y)), thing.number, thing))
     return Fight(min(found)[2]) if found else None
 
 
@@ -76,21 +81,18 @@ def _better_weapon(view: View) -> str:
 
 def useful_item(view: View, planner: Planner) -> Seen | None:
     """Something near, straight ahead to walk to, that is needed."""
-    found = []
-    for thing in view.things:
-        away = view.distance(thing.x, thing.y)
-        if away < ITEM_REACH and _is_useful(thing, view) and planner.straight_to(view.x, view.y, thing.x, thing.y, view.situation):
-            found.append((away, thing.number, thing))
-    return min(found)[2] if found else None
+    found = [(view.distance(thing.x, thing.y), thing.number, thing) for thing in view.things if _is_useful(thing, view)]
+    for away, _, thing in sorted(found):
+        if away < ITEM_REACH and planner.ground.straight_to(view.x, view.y, thing.x, thing.y, view.situation):
+            return thing
+    return None
 
 
 def _is_useful(thing: Seen, view: View) -> bool:
     if thing.category == "Health":
-        big = thing.name in ("Stimpack", "Medikit")
-        return view.health < (90 if thing.name == "Stimpack" else 76) if big else thing.name in ("Soulsphere", "Megasphere")
+        return view.health <= USEFUL_BELOW.get(thing.name, 0)
     if thing.category == "Armor":
         return thing.name != "ArmorBonus" and view.armor < 50
     if thing.category == "Weapon":
-        numbers = {"Shotgun": 3, "Chaingun": 4}
-        return thing.name in numbers and numbers[thing.name] not in view.owned
-    return thing.category == "Ammo" and view.ammo < 40 and thing.name in ("Clip", "ClipBox", "Shell", "ShellBox", "Backpack")
+        return thing.name in WEAPONS and WEAPONS[thing.name] not in view.owned
+    return thing.category == "Ammo" and view.ammo < 40 and thing.name in AMMUNITION

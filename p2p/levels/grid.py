@@ -19,6 +19,7 @@ from p2p.levels.wad import MEDIUM_SKILL, MULTIPLAYER, Level
 SPACING = 8
 RADIUS, HEIGHT, STEP = 16, 56, 24  # of a player, and the highest step that it climbs
 MAX_PLACES = 8_000_000
+MAX_LOOKS = 20_000_000  # places in the boxes around all lines; of Freedoom's maps 650,000 at most
 DIRECTIONS = ((0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1))  # (row, column), as angles grow
 BLOCKED_FLOOR, BLOCKED_CEILING = 30_000, -30_000
 
@@ -125,6 +126,9 @@ def make_grid(level: Level, solid_things: bool = True) -> Grid:
     num_columns, num_rows = ((corners.max(axis=0) - (west, south)) // SPACING + 9).astype(int).tolist()
     if num_rows * num_columns > MAX_PLACES:
         raise Refused(f"{level.name}: {num_rows} x {num_columns} places; at most {MAX_PLACES} in a map")
+    boxes = (np.abs(level.end - level.start) // SPACING + 5).prod(axis=1)
+    if boxes.sum() > MAX_LOOKS:
+        raise Refused(f"{level.name}: its lines are too long: {boxes.sum():.0f} places around them, at most {MAX_LOOKS}")
     sector = _sectors_of_places(level, west, south, num_rows, num_columns)
     solid = sector < 0
     size = num_rows * num_columns
@@ -157,7 +161,12 @@ def _points(places: Places, west: int, south: int, num_columns: int) -> NDArray[
 def _touching(level: Level, line: int, west: int, south: int, num_rows: int, num_columns: int) -> Places:
     """Places whose player overlaps the line: their bounding boxes do, and the line passes not outside its corners."""
     (ax, ay), (bx, by) = level.start[line], level.end[line]
-    low_x, high_x, low_y, high_y = min(ax, bx) - RADIUS, max(ax, bx) + RADIUS, min(ay, by) - RADIUS, max(ay, by) + RADIUS
+    low_x, high_x, low_y, high_y = (
+        min(ax, bx) - RADIUS,
+        max(ax, bx) + RADIUS,
+        min(ay, by) - RADIUS,
+        max(ay, by) + RADIUS,
+    )
     columns = np.arange(int((low_x - west) // SPACING) + 1, int(-((west - high_x) // SPACING)))
     rows = np.arange(int((low_y - south) // SPACING) + 1, int(-((south - high_y) // SPACING)))
     columns, rows = columns[(columns >= 0) & (columns < num_columns)], rows[(rows >= 0) & (rows < num_rows)]

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from p2p.levels.mechanisms import Key
-from p2p.levels.route import Situation
-
-WEAPON_KEYS = ("1", "2", "3", "4")
+from p2p.levels.targets import Situation
 
 
 @dataclass(frozen=True)

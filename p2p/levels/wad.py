@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,22 @@ from p2p.gate import Refused, open_regular, plain_name, shown
 
 MAX_LUMPS = 65536
 MAX_LUMP_BYTES = 4 << 20  # of one of a map's lumps; indices in it have 16 bits
+MAX_LINES = 20_000  # of a map; Freedoom's largest has 7,245
 NO_SIDE = 0xFFFF
 
 _LUMP = np.dtype([("start", "<u4"), ("size", "<u4"), ("name", "S8")])
 _FORMATS = {
     "THINGS": np.dtype([("x", "<i2"), ("y", "<i2"), ("angle", "<u2"), ("type", "<u2"), ("flags", "<u2")]),
-    "LINEDEFS": np.dtype(
-        [("a", "<u2"), ("b", "<u2"), ("flags", "<u2"), ("special", "<u2"), ("tag", "<u2"), ("front", "<u2")]
-        + [("back", "<u2")]
-    ),
+    "LINEDEFS": np.dtype([(field, "<u2") for field in ("a", "b", "flags", "special", "tag", "front", "back")]),
     "SIDEDEFS": np.dtype([("offset", "<i2", 2), ("textures", "S8", 3), ("sector", "<u2")]),
     "VERTEXES": np.dtype([("x", "<i2"), ("y", "<i2")]),
     "SECTORS": np.dtype(
-        [("floor", "<i2"), ("ceiling", "<i2"), ("textures", "S8", 2), ("light", "<u2"), ("special", "<u2")]
-        + [("tag", "<u2")]
+        [
+            ("floor", "<i2"),
+            ("ceiling", "<i2"),
+            ("textures", "S8", 2),
+            *((field, "<u2") for field in ("light", "special", "tag")),
+        ]
     ),
 }
 _MAP_LUMPS = (*_FORMATS, "SEGS", "SSECTORS", "NODES", "REJECT", "BLOCKMAP")
@@ -107,7 +110,7 @@ def read_level(path: Path | str, name: str) -> Level:
 
 def map_names(lumps: list[str]) -> list[str]:
     """Of the names in a WAD's directory: those of maps, which the lump THINGS follows."""
-    return [name for name, after in zip(lumps, lumps[1:], strict=False) if after == "THINGS"]
+    return [name for name, after in pairwise(lumps) if after == "THINGS"]
 
 
 def list_maps(path: Path | str) -> list[str]:
@@ -144,6 +147,8 @@ def _lump(file: Any, start: int, length: int, size: int, where: str) -> bytes:
 
 def _level(name: str, tables: dict[str, NDArray[Any]], where: str) -> Level:
     lines, sides, sectors = tables["LINEDEFS"], tables["SIDEDEFS"], tables["SECTORS"]
+    if len(lines) > MAX_LINES:
+        raise Refused(f"{where}: {len(lines)} lines; at most {MAX_LINES} in a map")
     vertices = np.stack([tables["VERTEXES"]["x"], tables["VERTEXES"]["y"]], axis=1).astype(np.float64)
     _check_index(lines["a"], len(vertices), f"{where}: a line's vertex")
     _check_index(lines["b"], len(vertices), f"{where}: a line's vertex")
@@ -160,10 +165,15 @@ def _level(name: str, tables: dict[str, NDArray[Any]], where: str) -> Level:
         name,
         vertices[lines["a"]][long],
         vertices[lines["b"]][long],
-        *(whole[field][long] for field in ("flags", "special", "tag")),
+        whole["flags"][long],
+        whole["special"][long],
+        whole["tag"][long],
         sector_of[lines["front"]][long],
         back[long],
-        *(sectors[field].astype(np.int64) for field in ("floor", "ceiling", "special", "tag")),
+        sectors["floor"].astype(np.int64),
+        sectors["ceiling"].astype(np.int64),
+        sectors["special"].astype(np.int64),
+        sectors["tag"].astype(np.int64),
         sectors["textures"][:, 0],
         tables["THINGS"],
     )

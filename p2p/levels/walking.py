@@ -1,4 +1,4 @@
-"""From where to go to keys and mouse: the player slides, so its velocity is steered, and it turns at a person's pace."""
+"""From where to go to keys and mouse: the player slides, so velocity is steered; it turns at a person's pace."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Move:
 
 
 def act_on(move: Move, view: View, keys: tuple[str, ...] = (), buttons: tuple[str, ...] = ()) -> Action:
-    """Keys and mouse that bring the player's velocity nearer to what is wanted, and its eyes to where they should look."""
+    """Keys and mouse that bring the player's velocity nearer to what is wanted, and its eyes to where to look."""
     right, forward = wanted_change(move, view)
     pressed = set(keys)
     if abs(forward) > 0.8:

@@ -392,6 +392,20 @@ def run_video(data: bytes) -> None:
     convert_recording(RawRecording("one", "one", {"annotation.proto": raw_annotation(), "192x192.mp4": data}))
 
 
+def wad_seeds() -> list[bytes]:
+    from tests.levels.tiny_wad import box, tiny_wad
+
+    return [tiny_wad([box(0, 0, 256, 256), box(256, 0, 512, 256, floor=16, tag=7)], (64, 64), things=[(9, 9, 2035)])]
+
+
+def run_wad(data: bytes) -> None:
+    from p2p.levels.wad import read_level
+
+    level = read_level(as_file("map.wad", data), "MAP01")
+    assert len(level.front) == len(level.back) == len(level.start)
+    assert level.front.max(initial=-1) < len(level.floor)
+
+
 TARGETS: dict[str, Target] = {
     "index": Target(index_seeds, run_index, mutate_json),
     "segment": Target(segment_seeds, run_segment, mutate_segment),
@@ -402,5 +416,6 @@ TARGETS: dict[str, Target] = {
     "checkpoint": Target(checkpoint_seeds, run_checkpoint),
     "archive": Target(archive_seeds, run_archive, mutate_archive),
     "protocol": Target(protocol_seeds, run_protocol),
+    "wad": Target(wad_seeds, run_wad),
     "video": Target(lambda: [video()], run_video),
 }
