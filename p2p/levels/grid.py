@@ -126,9 +126,9 @@ def make_grid(level: Level, solid_things: bool = True) -> Grid:
     num_columns, num_rows = ((corners.max(axis=0) - (west, south)) // SPACING + 9).astype(int).tolist()
     if num_rows * num_columns > MAX_PLACES:
         raise Refused(f"{level.name}: {num_rows} x {num_columns} places; at most {MAX_PLACES} in a map")
-    boxes = (np.abs(level.end - level.start) // SPACING + 5).prod(axis=1)
-    if boxes.sum() > MAX_LOOKS:
-        raise Refused(f"{level.name}: its lines are too long: {boxes.sum():.0f} places around them, at most {MAX_LOOKS}")
+    looks = (np.abs(level.end - level.start) // SPACING + 5).prod(axis=1).sum()
+    if looks > MAX_LOOKS:
+        raise Refused(f"{level.name}: its lines are too long: {looks:.0f} places along them; at most {MAX_LOOKS}")
     sector = _sectors_of_places(level, west, south, num_rows, num_columns)
     solid = sector < 0
     size = num_rows * num_columns
