@@ -11,7 +11,6 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SHARED_FIXTURES = REPOSITORY.parent / "shared" / "fixtures"
 
 
 @pytest.fixture(scope="session")
@@ -20,15 +19,24 @@ def repository() -> Path:
     return REPOSITORY
 
 
-@pytest.fixture(scope="session")
-def shared_fixtures() -> Path:
-    """The reference data that the numbers are checked against: the folder ../shared/fixtures.
+class Fixtures:
+    """Reference data that the numbers are checked against: `fixtures / "mask_case"` is the folder of one case.
 
-    A clone that stands alone skips the tests that need it; under CI its absence is a failure.
+    The small cases are in tests/fixtures. The large ones are in ../shared/fixtures: a clone that stands alone skips
+    the tests that need them; under CI their absence is a failure.
     """
-    if not SHARED_FIXTURES.is_dir():
-        message = f"no reference data at {SHARED_FIXTURES}"
+
+    def __truediv__(self, case: str) -> Path:
+        for root in (REPOSITORY / "tests" / "fixtures", REPOSITORY.parent / "shared" / "fixtures"):
+            if (root / case).is_dir():
+                return root / case
+        message = f"no reference data {case} in {root}"
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
-    return SHARED_FIXTURES
+
+
+@pytest.fixture(scope="session")
+def shared_fixtures() -> Fixtures:
+    """Reference data, by case."""
+    return Fixtures()
