@@ -158,14 +158,14 @@ def _clip_of_stream(place: str, chunk: int, num_frames: int, policy: Policy | No
         USER if u else SYSTEM if s else UNKNOWN for u, s in zip(sample["user_mask"], sample["system_mask"], strict=True)
     ]
     made = [space.decode(ids) if w != UNKNOWN else None for ids, w in zip(sample["actions"].numpy(), who, strict=True)]
-    spoken = sample["text"].abs().sum((1, 2)) > 0
+    has_text = sample["text"].abs().sum((1, 2)) > 0
     name = sample["recording"]
     return Clip(
         title=f"{name} ({stream.games.get(name, '')}), chunk {chunk}",
         frames=sample["frames"][:num].permute(0, 2, 3, 1).numpy(),
         recorded=made[:num],
         who=who[:num],
-        texts=["(an instruction)" if s else "" for s in spoken[:num]],
+        texts=["(an instruction)" if told else "" for told in has_text[:num]],
         embeddings=sample["text"][:num].numpy(),
         start=int(sample["start"]),
     )

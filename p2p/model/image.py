@@ -101,11 +101,11 @@ class MBConv(nn.Module):
         self, expansion: int, kernel: int, stride: int, c_in: int, c_out: int, drop_probability: float
     ) -> None:
         super().__init__()
-        wide = c_in * expansion
-        parts: list[nn.Module] = [ConvNorm(c_in, wide, 1)] if expansion > 1 else []
-        parts.append(ConvNorm(wide, wide, kernel, stride, groups=wide))
-        parts.append(SqueezeExcitation(wide, max(1, c_in // 4)))
-        parts.append(ConvNorm(wide, c_out, 1, activate=False))
+        c_mid = c_in * expansion
+        parts: list[nn.Module] = [ConvNorm(c_in, c_mid, 1)] if expansion > 1 else []
+        parts.append(ConvNorm(c_mid, c_mid, kernel, stride, groups=c_mid))
+        parts.append(SqueezeExcitation(c_mid, max(1, c_in // 4)))
+        parts.append(ConvNorm(c_mid, c_out, 1, activate=False))
         self.block = nn.Sequential(*parts)
         self.has_skip = stride == 1 and c_in == c_out
         self.drop_probability = drop_probability

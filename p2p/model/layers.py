@@ -25,8 +25,8 @@ class RMSNorm(nn.Module):
         self.scale = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + NORM_EPS)
+        exact = x.float()
+        normed = exact * torch.rsqrt(exact.square().mean(-1, keepdim=True) + NORM_EPS)
         return normed.to(x.dtype) * self.scale
 
 

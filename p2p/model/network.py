@@ -170,9 +170,9 @@ class Network(nn.Module):
         image = self.image_tokenizer(pixels) + self.image_position
         tokens = [image, *(t.expand(len(frames), -1, -1) for t in (self.thinking, self.out_token))]
         if self.config.num_text_tokens:
-            silent = (text == 0).all(-1, keepdim=True)
-            spoken = self.text_projection(text.to(weight_dtype))
-            tokens.insert(0, torch.where(silent, self.no_text.to(spoken.dtype), spoken) + self.text_position)
+            absent = (text == 0).all(-1, keepdim=True)
+            projected = self.text_projection(text.to(weight_dtype))
+            tokens.insert(0, torch.where(absent, self.no_text.to(projected.dtype), projected) + self.text_position)
         return torch.cat([t.to(self.out_token.dtype) for t in tokens], dim=1)
 
     def action_tokens(self, actions: Tensor) -> Tensor:

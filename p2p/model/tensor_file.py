@@ -83,12 +83,12 @@ def read_safetensors(file: BinaryIO, where: str, device: str) -> dict[str, Tenso
 def _check_header(file: BinaryIO, where: str) -> None:
     """What the library lets pass: headers without end, names that stand twice, names that are none."""
     file.seek(0)
-    room = os.fstat(file.fileno()).st_size - 8
+    num_left = os.fstat(file.fileno()).st_size - 8
     length = int.from_bytes(file.read(8), "little")
-    if length > min(room, MAX_HEADER_BYTES):
+    if length > min(num_left, MAX_HEADER_BYTES):
         raise gate.Refused(
             f"{where}: not a readable safetensors file: its header has {length:,} bytes, "
-            f"at most {max(0, min(room, MAX_HEADER_BYTES)):,} are expected"
+            f"at most {max(0, min(num_left, MAX_HEADER_BYTES)):,} are expected"
         )
     header = gate.mapping(gate.parse_json(file.read(length), f"{where}: its header"), f"{where}: its header")
     for name in header:

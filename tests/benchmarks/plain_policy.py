@@ -61,10 +61,10 @@ def plain_transform(policy: Policy, observed: Tensor, actions: Tensor) -> Tensor
 def plain_observation(policy: Policy, frames: Tensor, text: Tensor) -> Tensor:
     """As `Policy.observation_tokens`, with the colours first in memory."""
     image = policy.image_tokenizer(normalise_frames(frames).to(policy.out_token.dtype)) + policy.image_position
-    silent = (text == 0).all(-1, keepdim=True)
-    spoken = torch.where(silent, policy.no_text, policy.text_projection(text)) + policy.text_position
+    absent = (text == 0).all(-1, keepdim=True)
+    projected = torch.where(absent, policy.no_text, policy.text_projection(text)) + policy.text_position
     rest = (t.expand(len(frames), -1, -1) for t in (policy.thinking, policy.out_token))
-    return torch.cat([spoken.float(), image.float(), *rest], dim=1)
+    return torch.cat([projected.float(), image.float(), *rest], dim=1)
 
 
 def plain_decoder(policy: Policy, y_out: Tensor, embedded: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The whole road, tiny: a real game recorded, converted, trained, exported, served, played, reported."""
+"""All of it once, tiny: a real game recorded, converted, trained, exported, served, played, reported."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def demo(repository: Path, out: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.timeout(1800)
-def test_the_road_leads_from_a_game_to_a_served_policy_and_a_report(repository: Path, tmp_path: Path) -> None:
+def test_a_recorded_game_becomes_a_served_policy_and_a_report(repository: Path, tmp_path: Path) -> None:
     out = tmp_path / "demo"
     result = demo(repository, out)
     assert result.returncode == 1, result.stdout + result.stderr  # six updates are too few to play
