@@ -157,12 +157,12 @@ class ParallelConfig:
     """Applied to the model from outside: sharding (FSDP2), activation checkpointing, torch.compile.
 
     `reshard_after_forward` frees the gathered parameters between forward and backward (less memory,
-    more traffic). `activation_checkpointing` recomputes each layer in backward.
+    more traffic). `activation_checkpointing` recomputes each layer in backward. `compile`: null compiles on GPUs.
     """
 
     reshard_after_forward: bool = True
     activation_checkpointing: bool = False
-    compile: bool = False
+    compile: bool | None = None
     timeout_s: float = 600.0
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ once costs the same for twelve tokens as for four.
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -46,7 +47,8 @@ class CapturedEngine(Engine):
         self._graph: torch.cuda.CUDAGraph | None = None
         self._num_steps = 0
         if device.type == "cuda":
-            self._graph = self._capture()
+            with torch.cuda.device(device):  # whichever of several it is: stream and graph belong to the current one
+                self._graph = self._capture()
 
     def reset(self) -> None:
         """Forget the session; the graph stays."""
@@ -58,6 +60,10 @@ class CapturedEngine(Engine):
 
     @torch.inference_mode()
     def _answer(self, frame: Tensor, text: Tensor, uniforms: Tensor) -> Tensor:
+        with torch.cuda.device(self.device) if self._graph is not None else nullcontext():
+            return self._replay(frame, text, uniforms)
+
+    def _replay(self, frame: Tensor, text: Tensor, uniforms: Tensor) -> Tensor:
         started = time.perf_counter()
         self._frame_host.copy_(frame)
         self._frame_device.copy_(self._frame_host, non_blocking=True)
@@ -71,7 +77,7 @@ class CapturedEngine(Engine):
             self._graph.replay()
         self._ids_host.copy_(self._previous, non_blocking=True)
         if self._graph is not None:
-            torch.cuda.current_stream().synchronize()
+            torch.cuda.current_stream(self.device).synchronize()
         self._num_steps += 1
         self.last_timing = StepTiming(time.perf_counter() - started, 0.0, self.config.num_action_slots)
         return self._ids_host.clone()

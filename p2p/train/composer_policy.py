@@ -41,9 +41,12 @@ class ComposerPolicy(ComposerModel):
         self.z_weight = z_weight
         self.corruption = corruption
         self.precision = precision
+        self.validation_chunks = 0  # a compiled policy computes validation batches as if they had that many chunks
 
     def forward(self, batch: Batch) -> ActionLogits:
         """Logits of the learned frames only, N of them: [N, slots of the head, V] per head."""
+        if not self.training and len(batch["actions"]) < self.validation_chunks:
+            batch = _filled_up(batch, self.validation_chunks)
         history = None
         if self.training and self.corruption is not None and self.corruption.active:
             history = corrupt_history(batch["actions"], self.corruption, self.policy.config.action_space)
@@ -150,6 +153,14 @@ def _split(batch: Batch, size: int) -> list[Batch]:
     num_chunks = len(batch["actions"])
     parts = [{key: value[i : i + size] for key, value in batch.items()} for i in range(0, num_chunks, size)]
     return [{**part, LABELLED_KEY: labelled_frames(part)} for part in parts]
+
+
+def _filled_up(batch: Batch, num_chunks: int) -> Batch:
+    """The batch with empty chunks behind its own, for one shape less to compile; its learned frames stay the same."""
+    missing = num_chunks - len(batch["actions"])
+    inputs = {name: batch[name] for name in ("frames", "actions", "text")}
+    filled = {name: torch.cat([x, x.new_zeros(missing, *x.shape[1:])]) for name, x in inputs.items()}
+    return {**batch, **filled, LABELLED_KEY: labelled_frames(batch)}
 
 
 def labelled_frames(batch: Batch) -> Tensor:

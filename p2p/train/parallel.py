@@ -9,15 +9,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
-from p2p.model.layers import Layer
+from p2p.model.attention import Attend
+from p2p.model.layers import Layer, Rotation
 from p2p.model.policy import Policy
 from p2p.recipe import ParallelConfig
 
@@ -27,20 +29,57 @@ def sharding_units(policy: Policy) -> list[nn.Module]:
     return [module for module in policy.modules() if isinstance(module, Layer)] + [policy.image_tokenizer]
 
 
-def parallelize(policy: Policy, config: ParallelConfig) -> None:
+def compiles(config: ParallelConfig) -> bool:
+    """Whether a run compiles: as its recipe says, otherwise on a GPU."""
+    return torch.cuda.is_available() if config.compile is None else config.compile
+
+
+def parallelize(policy: Policy, config: ParallelConfig, backend: str | Callable[..., Any] = "inductor") -> None:
     """Prepare the policy for Composer's FSDP2: recompute and compile its layers, and name the units to shard.
 
     Recompute goes inside compile, and both inside sharding, so that a layer's parameters are gathered
     before its compiled, recomputed forward runs.
     """
-    for layer in policy.modules():
-        if isinstance(layer, Layer):
-            if config.activation_checkpointing:
+    recompute = config.activation_checkpointing
+    if compiles(config):
+        _compile_units(policy, recompute, backend)
+    elif recompute:
+        for layer in policy.modules():
+            if isinstance(layer, Layer):
                 _replace_forward(layer, partial(checkpoint, layer.forward, use_reentrant=False))
-            if config.compile:
-                _replace_forward(layer, torch.compile(layer.forward))
     units = set(sharding_units(policy))
     policy.fsdp_wrap_fn = units.__contains__  # type: ignore[assignment]
+
+
+def _compile_units(policy: Policy, recompute: bool, backend: str | Callable[..., Any]) -> None:
+    """Compile the layers and the image tokenizer: each kind once per shape, however many layers there are.
+
+    `fullgraph`: what cannot be compiled as a whole, or comes in more shapes than torch compiles (8 of a kind), is an
+    error; it would otherwise run uncompiled from then on, several times slower, and only a warning would say so.
+    Shapes are fixed but for the decoder's, whose number of frames is that of the learned ones.
+    """
+    middle, last, decoder = (
+        torch.compile(_layer_function(name, recompute), fullgraph=True, dynamic=dynamic, backend=backend)
+        for name, dynamic in (("layer", False), ("last_layer", False), ("decoder_layer", None))
+    )
+    for layer in policy.layers:
+        _replace_forward(layer, partial(middle if layer is not policy.layers[-1] else last, layer))
+    for layer in policy.decoder.layers:
+        _replace_forward(layer, partial(decoder, layer))
+    tokenizer = policy.image_tokenizer
+    _replace_forward(tokenizer, torch.compile(tokenizer.forward, fullgraph=True, dynamic=False, backend=backend))
+
+
+def _layer_function(name: str, recompute: bool) -> Callable[..., Tensor]:
+    """`Layer.forward` as a function with code of its own: torch counts shapes by code, and all layers share theirs."""
+
+    def run(layer: Layer, x: Tensor, table: Rotation, attend: Attend, rows: slice | None = None) -> Tensor:
+        if not recompute:
+            return Layer.forward(layer, x, table, attend, rows)
+        y: Tensor = checkpoint(lambda x: Layer.forward(layer, x, table, attend, rows), x, use_reentrant=False)
+        return y
+
+    return FunctionType(run.__code__.replace(co_name=name), run.__globals__, name, run.__defaults__, run.__closure__)
 
 
 def _replace_forward(module: nn.Module, forward: Callable[..., Any]) -> None:

@@ -21,6 +21,11 @@ def share_cores() -> None:
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
 
 
+def time_convolutions() -> None:
+    """On a GPU, let cuDNN time its convolutions at the first frames of each shape and keep the fastest."""
+    torch.backends.cudnn.benchmark = torch.cuda.is_available()
+
+
 def keep_memory() -> bool:
     """Have the C library keep what is freed instead of giving it back; False where it cannot be asked (not glibc).
 

@@ -114,19 +114,21 @@ def build(recipe: Recipe) -> Trainer:
     from p2p.train.composer_policy import ComposerPolicy
     from p2p.train.facts import data_identity
     from p2p.train.loaders import build_train_data
-    from p2p.train.parallel import parallelize
+    from p2p.train.parallel import compiles, parallelize
     from p2p.train.precision import precision_here
-    from p2p.train.processor import keep_memory, share_cores
+    from p2p.train.processor import keep_memory, share_cores, time_convolutions
     from p2p.train.start import build_policy
 
     share_cores()
     keep_memory()
+    time_convolutions()
     dist.initialize_dist(get_device(None), recipe.parallel.timeout_s)
     train_data = build_train_data(recipe)
     policy = build_policy(recipe, meta=dist.get_global_rank() > 0)
     parallelize(policy, recipe.parallel)
     precision = precision_here(recipe.precision)
     model = ComposerPolicy(policy, recipe.loss.z_weight, recipe.data.corruption, precision)
+    model.validation_chunks = recipe.eval.batch_size if compiles(recipe.parallel) else 0
     data = data_identity(train_data.dataloader.dataset.streams)
     resume_point = find_resume_point(recipe, data)
     trainer = _build_trainer(recipe, model, train_data, _build_callbacks(recipe, data, resume_point))
