@@ -46,6 +46,7 @@ COMMANDS = {
     "play": Command("p2p.play.command", "play episodes of a game through a running server"),
     "export": Command("p2p.train.export", "a training checkpoint into a policy folder"),
     "import": Command("p2p.model.import_command", "a released .ckpt into a policy folder"),
+    "export-dataset": Command("p2p_convert.export_dataset", "shards into a LeRobot dataset, for its viewers"),
     "flops": Command("p2p.train.flops", "parameters, FLOPs, memory and hours of a recipe"),
     "validate": Command("p2p.evaluate.validate", "every checkpoint of a folder on held-out recordings"),
     "evaluate": Command("p2p.evaluate.evaluate", "offline report of one policy beside its baselines"),

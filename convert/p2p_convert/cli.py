@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         dest="origin",
         default="",
         metavar="FORMAT",
-        help="others' recordings: vpt, owa or table; raw: ours (default: by what a folder holds)",
+        help="others' recordings: vpt, owa, lerobot[:VIDEO] or table; raw: ours (default: by what a folder holds)",
     )
     parser.add_argument("--game", default="", help="of others' recordings (default: the format's, or RAW's name)")
     parser.add_argument("--by-game", action="store_true", help="one stream per game, OUT/train/GAME")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -21,17 +22,20 @@ from p2p import gate
 from p2p.proto.video_annotation_pb2 import VideoAnnotation
 from p2p.recording import ANNOTATION_FILE, VIDEO_FILE
 from p2p_convert.budget import Budget
+from p2p_convert.errors import Rejected
 from p2p_convert.foreign.video import Clip, frames, times
 from p2p_convert.segments import RawRecording
 from p2p_convert.transcode import Encoding, encode_anew
 
-IMPORTERS = ("vpt", "owa", "table")
+IMPORTERS = ("vpt", "owa", "lerobot", "table")
 RAW = "raw"  # our own recordings
 
 
 @dataclass(frozen=True)
 class ForeignRecording:
     """Where one recording lies: its files as (name in reports, path), and which part of them it is.
+
+    `span` is that part of the video, in seconds.
 
     `game` is what the format or the command says; an importer may know better.
     """
@@ -41,6 +45,7 @@ class ForeignRecording:
     files: tuple[tuple[str, str], ...]
     game: str = ""
     part: int = 0
+    span: tuple[float, float] = (0.0, math.inf)
 
     @property
     def where(self) -> str:
@@ -63,20 +68,21 @@ class Imported:
 def find(root: Path, wanted: str, game: str) -> list[ForeignRecording] | None:
     """The foreign recordings below `root`; None where it holds our own (or nothing that is known).
 
-    `wanted` is "" (by what the folder holds), "raw", or an importer's name.
+    `wanted` is "" (by what the folder holds), "raw", or an importer's name, for
+    lerobot with ":VIDEO" behind it where a dataset has several.
 
     Raises:
         ValueError: when the folder holds nothing of the wanted format, or several formats and none is wanted.
     """
-    name = wanted
+    name, _, camera = wanted.partition(":")
     if name == RAW or not root.is_dir():
         return None
     if name and name not in IMPORTERS:
-        raise ValueError(f"--from {gate.shown(wanted)}: write {', '.join((RAW, *IMPORTERS))}")
+        raise ValueError(f"--from {gate.shown(wanted)}: write {', '.join((RAW, *IMPORTERS))} or lerobot:VIDEO")
     name = name or _detect(root)
     if not name:
         return None
-    found = _module(name).find(root)
+    found = _module(name).find(root, *([camera] if camera else []))
     if not found:
         raise ValueError(f"{root}: no recording of the format {name}; docs/importing.md says what is looked for")
     return [replace(each, game=game or each.game or root.resolve().name) for each in found]
@@ -84,6 +90,8 @@ def find(root: Path, wanted: str, game: str) -> list[ForeignRecording] | None:
 
 def _detect(root: Path) -> str:
     """The format of a folder by the names of its files, "" for our own and for what is not known."""
+    if (root / "meta" / "info.json").is_file():
+        return "lerobot"
     kinds = {".jsonl": "vpt", ".mcap": "owa", ".csv": "table", ".parquet": "table"}
     names = {entry.name for entry in os.scandir(root) if not entry.name.startswith(".")}
     if ANNOTATION_FILE in names:
@@ -118,11 +126,14 @@ def read(recording: ForeignRecording, encoding: Encoding | None) -> RawRecording
     """The recording in the raw form: its annotation, and its video at 20 frames a second and 192x192.
 
     Raises:
-        Rejected, Refused: when it cannot be used; the message names the file and the place in it.
+        Rejected: when it cannot be used; the message names the file and the place in it.
     """
     encoding = encoding or Encoding()
     budget = Budget(recording.where)
-    imported: Imported = _module(recording.importer).read(recording, budget)
+    try:
+        imported: Imported = _module(recording.importer).read(recording, budget)
+    except gate.Refused as error:
+        raise Rejected("unusable", str(error)) from error
     imported.annotation.metadata.id = recording.id
     if not imported.annotation.metadata.env.env:
         imported.annotation.metadata.env.env = recording.game

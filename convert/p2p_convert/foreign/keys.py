@@ -11,8 +11,8 @@ from p2p.actions import BUTTON_NAMES, IGNORED_KEYS, KEY_NAMES, Action
 from p2p.proto.video_annotation_pb2 import VideoAnnotation
 from p2p.recording.annotation import frame_message
 
-_HAS_A_PLACE = frozenset(KEY_NAMES[1:])
-_BUTTONS = frozenset(BUTTON_NAMES[1:])
+KEYS = frozenset(KEY_NAMES[1:])
+BUTTONS = frozenset(BUTTON_NAMES[1:])
 _MOST_NAMES = 100  # of a recording, in the counts
 _LONGEST_NAME = 40
 MOST_MOTION_PX = 1_000_000
@@ -67,18 +67,20 @@ class Vocabulary:
         self._importer = importer
 
     def keys(self, spellings: Iterable[str]) -> tuple[str, ...]:
-        return self._known("key", (key_name(each) for each in spellings), _HAS_A_PLACE)
+        return self._known("key", (key_name(each) for each in spellings), KEYS)
 
     def buttons(self, spellings: Iterable[str]) -> tuple[str, ...]:
-        return self._known("button", (button_name(each) for each in spellings), _BUTTONS)
+        return self._known("button", (button_name(each) for each in spellings), BUTTONS)
 
-    def without_place(self, what: str) -> None:
-        """Count something that a frame holds and our actions do not."""
+    def without_place(self, what: str, num_frames: int = 1) -> None:
+        """Count something that frames hold and our actions do not."""
+        if not num_frames:
+            return
         shown = gate.shown(what, quote=False)
         name = f"{self._importer}: without a place in the action space: {shown[:_LONGEST_NAME]}"
         if name not in self.counts and len(self.counts) >= _MOST_NAMES:
             name = f"{self._importer}: without a place in the action space: more names than are counted"
-        self.counts[name] += 1
+        self.counts[name] += num_frames
 
     def _known(self, kind: str, names: Iterable[str], place: frozenset[str]) -> tuple[str, ...]:
         found = []

@@ -24,9 +24,14 @@ class Parquet:
     names: list[str]
     _file: Any
 
-    def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """{column: value} for each row, of these columns alone."""
-        for batch in self._file.iter_batches(_ROWS_AT_ONCE, columns=list(columns)):
+    def rows(self, columns: Sequence[str], where: tuple[str, int] | None = None) -> Iterator[dict[str, Any]]:
+        """{column: value} for each row, of these columns alone; `where`: only rows with this value in this column."""
+        import pyarrow.compute
+
+        read = [*columns, *([where[0]] if where else [])]
+        for batch in self._file.iter_batches(_ROWS_AT_ONCE, columns=read):
+            if where:
+                batch = batch.filter(pyarrow.compute.equal(batch.column(where[0]), where[1]))
             yield from batch.to_pylist()
 
 
