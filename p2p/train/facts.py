@@ -59,7 +59,8 @@ def check_same_run(facts: Mapping[str, Any], recipe: Recipe, data: str, where: s
             the settings, what the checkpoint has and what the recipe says.
     """
     kept = gate.mapping(facts.get("recipe"), f"{where}: recipe")
-    changes = list(_changes(kept, to_dict(recipe)))
+    gate.mapping(kept.get("policy"), f"{where}: recipe.policy")
+    changes = list(_changes(kept, to_dict(recipe), where))
     architecture = [line for name, line in changes if _kind(name) == "architecture"]
     if architecture:
         raise ValueError(
@@ -91,13 +92,19 @@ def _kind(name: str) -> str:
     return "architecture" if name.startswith("policy.") and not name.startswith(_FREE_OF_POLICY) else "free"
 
 
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """(name, line) of the settings that both have and that differ."""
+def _changes(
+    before: Mapping[str, Any], now: Mapping[str, Any], where: str, prefix: str = ""
+) -> Iterator[tuple[str, str]]:
+    """(name, line) of the settings that both have and that differ.
+
+    Raises:
+        Refused: when the checkpoint has something else where settings stand.
+    """
     for key, value in now.items():
         name = prefix + key
         if key not in before or name in ("resume", "resume_changed"):
             continue
-        if isinstance(value, dict) and isinstance(before[key], dict) and name != "data.val":
-            yield from _changes(before[key], value, f"{name}.")
+        if isinstance(value, dict) and name != "data.val":
+            yield from _changes(gate.mapping(before[key], f"{where}: recipe.{name}"), value, where, f"{name}.")
         elif before[key] != value:
             yield name, f"{name} is {gate.shown(value)}, the checkpoint has {gate.shown(before[key])}"

@@ -269,6 +269,19 @@ def test_architectures_differ_even_with_consent(caplog: pytest.LogCaptureFixture
         check_same_run(old, recipe(), "recordings", "step-5")
 
 
+@pytest.mark.parametrize("settings", [5, None, [], "x"])
+@pytest.mark.parametrize("name", ["policy", "data"])
+def test_facts_that_hold_no_settings_to_compare_are_refused(name: str, settings: object) -> None:
+    facts = {**FACTS, "recipe": {**FACTS["recipe"], name: settings}}
+    with pytest.raises(ValueError, match=rf"step-5: recipe\.{name} is .*; expected an object"):
+        check_same_run(facts, recipe(), "recordings", "step-5")
+
+
+def test_facts_without_an_architecture_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"step-5: recipe\.policy is None; expected an object"):
+        check_same_run({"recipe": {"global_batch": 80}}, recipe(), "recordings", "step-5")
+
+
 def test_what_may_change_is_reported_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     assert check_same_run(FACTS, recipe(), "recordings", "step-5")
