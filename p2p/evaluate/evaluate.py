@@ -81,6 +81,7 @@ def evaluate(policy: Policy, stream: Stream, name: str, args: argparse.Namespace
 
     space = policy.config.action_space
     recordings = collect(policy, _counted(stream, args.batch_size, args.chunks, "teacher-forced"))
+    replaced = stream.replaced
     tallies = {POLICY_COLUMN: policy_tallies(recordings, space)}
     if args.free_chunks:
         batches = _counted(stream, args.batch_size, args.free_chunks, "free-running")
@@ -110,8 +111,10 @@ def evaluate(policy: Policy, stream: Stream, name: str, args: argparse.Namespace
             *NOTES,
             f"Loss and perplexity over all heads take the z-loss with a weight of {args.z_weight:g} (--z-weight): a "
             "policy folder does not tell its recipe's.",
+            *((f"{replaced.summary()}.",) if replaced.count else ()),
             *notes,
         ),
+        replaced_chunks=replaced.count,
     )
 
 

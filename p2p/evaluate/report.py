@@ -80,6 +80,7 @@ class Report:
     causality: Mapping[str, float] | None = None
     used: Sequence[str] = HEADS
     notes: Sequence[str] = field(default_factory=tuple)
+    replaced_chunks: int = 0
 
 
 def number(value: float, digits: int = 3) -> str:

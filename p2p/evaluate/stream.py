@@ -15,6 +15,7 @@ import torch
 from p2p.actions import ActionSpace
 from p2p.config import PolicyConfig
 from p2p.data.batch import collate
+from p2p.data.substitutes import ReplacedCount
 from p2p.format import RecordingEntry
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Stream:
     num_timesteps: int
     ids: Sequence[int] = ()
     scratch: tempfile.TemporaryDirectory[str] | None = None  # of a remote stream's shards; it goes with the stream
+    replaced: ReplacedCount = field(default_factory=ReplacedCount)  # of the batches that were last read
     _of_recording: dict[str, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -61,14 +63,20 @@ class Stream:
     def batches(self, batch_size: int | None = None, num_chunks: int | None = None) -> Iterator[dict[str, Any]]:
         """All chunks in order, or `num_chunks` spread evenly over them, as batches [B, ...].
 
-        The default B is about 400 frames.
+        The default B is about 400 frames. Chunks that do not decode are replaced by others and counted in `replaced`.
+
+        Raises:
+            ShardError: when those are too many (see p2p.data.substitutes).
         """
+        self.replaced = ReplacedCount()
         batch_size = batch_size or max(1, FRAMES_PER_BATCH // self.num_timesteps)
         total = len(self.chunks)
         num = total if num_chunks is None else min(num_chunks, total)
         chosen = [index * total // num for index in range(num)]
         for begin in range(0, num, batch_size):
-            yield collate([self.tensors(index) for index in chosen[begin : begin + batch_size]])
+            batch = collate([self.tensors(index) for index in chosen[begin : begin + batch_size]])
+            self.replaced.add(batch["replaced"], begin + len(batch["replaced"]))
+            yield batch
 
     def draw_chunks(self, num: int, rng: np.random.Generator) -> list[int]:
         """Chunks without padding (all, when every one has some) of games with at least two recordings.

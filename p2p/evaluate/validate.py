@@ -200,6 +200,7 @@ class Validator:
             "step": checkpoint.step,
             "data": location,
             "chunks": self.options.num_chunks,
+            "replaced_chunks": stream.replaced.count,
             "seconds": round(self.clock() - started, 2),
             "metrics": {
                 who: {name: vars(estimate) for name, estimate in values.items()} for who, values in scores.items()
@@ -225,19 +226,25 @@ class Validator:
 
 
 def table(rows: list[dict[str, Any]]) -> list[list[str]]:
-    """Checkpoints by step, each data set's 'repeat previous' as its first row."""
+    """Checkpoints by step, each data set's 'repeat previous' as its first row.
+
+    Where chunks did not decode and were replaced, a last column counts them.
+    """
     from p2p.evaluate.report import number
 
-    def cells(values: dict[str, Any]) -> list[str]:
-        return [number(_value(values, name), 4) for name, _ in TABLE_METRICS]
+    counted = any(row.get("replaced_chunks") for row in rows)
 
-    lines = [["checkpoint", "step", "data", *(name for _, name in TABLE_METRICS)]]
+    def cells(row: dict[str, Any], who: str) -> list[str]:
+        replaced = [str(row.get("replaced_chunks", ""))] if counted else []
+        return [*(number(_value(row["metrics"][who], name), 4) for name, _ in TABLE_METRICS), *replaced]
+
+    lines = [["checkpoint", "step", "data", *(name for _, name in TABLE_METRICS), *(["replaced"] if counted else [])]]
     for data in dict.fromkeys(row["data"] for row in rows):
         chosen = sorted((r for r in rows if r["data"] == data), key=lambda r: (r["step"] is None, r["step"] or 0))
-        lines.append([BASELINE, "", data, *cells(chosen[-1]["metrics"][BASELINE])])
+        lines.append([BASELINE, "", data, *cells(chosen[-1], BASELINE)])
         for row in chosen:
             step = "" if row["step"] is None else str(row["step"])
-            lines.append([row["checkpoint"], step, data, *cells(row["metrics"]["policy"])])
+            lines.append([row["checkpoint"], step, data, *cells(row, "policy")])
     return lines
 
 

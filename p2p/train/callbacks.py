@@ -211,7 +211,7 @@ class Report(Callback):
     that tells which chunks the update saw), replaced_chunks (so far; where there are new ones, replaced_of lists
     their recordings), lr, grad_norm,
     step_s, wait_s (of step_s, waiting for the loader), frames_per_s, tokens_per_s, mfu, memory_gb, and
-    <validation set>/<loss, cross_entropy, perplexity, perplexity_<head>>.
+    <validation set>/<loss, cross_entropy, perplexity, perplexity_<head>, replaced_chunks where there are some>.
     """
 
     def __init__(
@@ -260,6 +260,7 @@ class Report(Callback):
             for label, metrics in state.eval_metrics.items()
             for name, metric in metrics.items()
         }
+        values |= {f"{label}/replaced_chunks": count for label, count in self.replaced.validation.items() if count}
         self.entry = {"step": int(state.timestamp.batch.value), **self.entry, **values}
         if dist.get_global_rank() == 0:
             log.info("validation at %d: %s", self.entry["step"], ", ".join(f"{k} {v:.3f}" for k, v in values.items()))

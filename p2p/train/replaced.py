@@ -9,62 +9,58 @@ from composer.core import Callback, State
 from composer.loggers import Logger
 from composer.utils import dist
 
-from p2p.data.errors import ShardError
+from p2p.data.substitutes import ReplacedCount
 from p2p.train.composer_policy import COUNTS_KEY
 from p2p.train.metrics_file import MetricsFile
 from p2p.train.together import first_does
 
 log = logging.getLogger(__name__)
 
-ALLOWED_SHARE = 0.001  # of the chunks so far
-ALLOWED_AT_LEAST = 8  # early in a run, when one is a large share
-_LISTED = 50
 
+class ReplacedChunks(ReplacedCount, Callback):
+    """`count`: replaced chunks of the run so far; `latest`: the recordings that they were of in this update;
+    `validation`: how many there were in each validation set when it was last scored.
 
-class ReplacedChunks(Callback):
-    """`count`: replaced chunks of the run so far; `latest`: the recordings that they were of in this update.
-
-    metrics.jsonl has both, so that a resumed run goes on counting; one on another machine begins at 0.
+    metrics.jsonl has them, so that a resumed run goes on counting; one on another machine begins at 0.
+    A ShardError ends the run when they are too many, in training or in one validation set.
     """
 
     def __init__(self) -> None:
-        self.count = 0
+        super().__init__()
         self.latest: list[str] = []
-        self.recordings: set[str] = set()
+        self.validation: dict[str, int] = {}
+        self._own: list[str] = []  # of this process's part of the validation set that is being scored: "" where whole
 
     def resume(self, metrics: Path) -> None:
         """Take the count from the lines of the updates that a resumed run keeps; every process calls it."""
         self.count, self.recordings = first_does(lambda: _counted(metrics))
 
     def batch_end(self, state: State, logger: Logger) -> None:
-        """
-        Raises:
-            ShardError: when more than ALLOWED_SHARE of the chunks so far were replaced; it lists their recordings.
-        """
         *_, chunks, _, replaced = state.batch[COUNTS_KEY]
         self.latest = []
         if not replaced:
             return
         own = [name for name in state.batch["replaced"] if name]
         self.latest = sorted(name for names in dist.all_gather_object(own) for name in names)
-        self.count += len(self.latest)
-        self.recordings.update(self.latest)
-        so_far = int(state.timestamp.batch.value) * int(chunks)
-        if self.count > max(ALLOWED_AT_LEAST, ALLOWED_SHARE * so_far):
-            raise ShardError(
-                f"{self._summary(so_far)}, more than {ALLOWED_SHARE:.1%}: these recordings are damaged; "
-                "find out with p2p-convert verify --decode, and convert them again"
-            )
+        self.add(self.latest, int(state.timestamp.batch.value) * int(chunks))
+
+    def eval_start(self, state: State, logger: Logger) -> None:
+        self._own = []
+
+    def eval_after_forward(self, state: State, logger: Logger) -> None:
+        self._own += state.batch["replaced"]
+
+    def eval_end(self, state: State, logger: Logger) -> None:
+        label, found = str(state.dataloader_label), ReplacedCount()
+        names = [name for names in dist.all_gather_object(self._own) for name in names]
+        found.add(names, len(names))
+        self.validation[label] = found.count
+        if found.count and dist.get_global_rank() == 0:
+            log.warning("%s: %s", label, found.summary(len(names)))
 
     def fit_end(self, state: State, logger: Logger) -> None:
         if self.count and dist.get_global_rank() == 0:
-            log.warning("%s", self._summary(None))
-
-    def _summary(self, so_far: int | None) -> str:
-        names = sorted(self.recordings)
-        listed = ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
-        share = "" if so_far is None else f" of {so_far}"
-        return f"{self.count}{share} chunks did not decode and were replaced by others (recordings: {listed})"
+            log.warning("%s", self.summary())
 
 
 def _counted(metrics: Path) -> tuple[int, set[str]]:

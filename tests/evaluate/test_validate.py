@@ -18,6 +18,8 @@ from p2p.model import load_policy
 from p2p.object_storage import ObjectFolder
 from p2p.recipe import DataConfig, Recipe, save_recipe
 from p2p.storage import LocalFolder
+from tests.data.test_hostile_segments import rewrite_shard
+from tests.data.test_replaced_chunks import damaged
 from tests.s3 import S3Server
 
 
@@ -168,6 +170,41 @@ def test_half_written_checkpoints_are_waited_for_and_given_up_in_the_end(
     assert waiting == []
     (step / "late").rename(step / ".metadata")
     assert validator.run_pass()[0] == 1
+
+
+def with_damage(stream: Path, folder: Path, num_samples: int, num_packets: int) -> Path:
+    """A copy of a stream in which the first packets of some samples do not decode."""
+    shutil.copytree(stream, folder)
+    bad = slice(0, num_packets)
+    rewrite_shard(folder, lambda samples: [damaged(s, bad) if i < num_samples else s for i, s in enumerate(samples)])
+    return folder
+
+
+def test_chunks_that_do_not_decode_are_counted_in_the_table_and_in_the_results(
+    tmp_path: Path, policy_folder: Path, stream_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(with_damage(stream_folder, tmp_path / "damaged", 1, 30))
+    runs = Path(shutil.copytree(policy_folder, tmp_path / "runs" / "step-1")).parent
+    assert main(["validate", str(runs), "--data", data, "--device", "cpu"]) == 0
+    (row,) = results(runs)
+    assert 0 < row["replaced_chunks"] <= 8
+    head, baseline, line = (line.split() for line in capsys.readouterr().out.splitlines()[:3])
+    assert (head[-1], line[-1]) == ("replaced", str(row["replaced_chunks"]))
+    quick = ["--free-chunks", "0", "--causality-repeats", "0", "--device", "cpu", "--out", str(tmp_path / "report")]
+    assert main(["evaluate", str(policy_folder), "--data", data, *quick]) == 0
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["replaced_chunks"] == row["replaced_chunks"]
+    assert "chunks did not decode and were replaced by others" in " ".join(report["notes"])
+
+
+def test_too_many_chunks_that_do_not_decode_end_a_validation(
+    tmp_path: Path, policy_folder: Path, stream_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(with_damage(stream_folder, tmp_path / "damaged", 3, 45))
+    runs = Path(shutil.copytree(policy_folder, tmp_path / "runs" / "step-1")).parent
+    assert main(["validate", str(runs), "--data", data, "--device", "cpu"]) == 2
+    assert "these recordings are damaged; find out with p2p-convert verify --decode" in capsys.readouterr().err
+    assert not (runs / RESULTS_NAME).exists()
 
 
 def test_bounds_leave_checkpoints_out(tmp_path: Path, policy_folder: Path, stream_folder: Path) -> None:

@@ -38,8 +38,8 @@ def test_replaced_chunks_are_counted_over_processes_and_by_a_resumed_run(
     read_metrics: Callable[[Path], Metrics],
     tmp_path: Path,
 ) -> None:
-    data = f"data.train={damage(shards / 'val', 50)}"
-    arguments = ["save_interval=1ba", data]
+    data = [f"data.train={damage(shards / 'val', 50)}", f"data.val={damage(shards / 'train', 30)}"]
+    arguments = ["save_interval=1ba", *data]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     first = zygote.start(small_run(whole, "max_duration=4ba", *arguments), tmp_path / "log", 2)
     first.wait()
@@ -52,6 +52,9 @@ def test_replaced_chunks_are_counted_over_processes_and_by_a_resumed_run(
     log = (tmp_path / "log").read_text()
     assert f"{counts[-1]} chunks did not decode and were replaced by others (recordings: {name})" in log
     assert "h264" not in log  # nothing of the decoder's own messages
+    in_validation = metrics[4]["val/replaced_chunks"]
+    assert 0 < in_validation <= 8
+    assert f"val: {in_validation} of " in log
     for duration in ("max_duration=2ba", "max_duration=4ba"):
         zygote.start(small_run(parts, duration, *arguments), tmp_path / "log").wait()
     resumed = read_metrics(parts)
