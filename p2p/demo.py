@@ -22,11 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from p2p.console import say
+from p2p.console import Progress, duration_text, say
 from p2p.environments.registry import find_game
 from p2p.files import owned, write_file
 from p2p.play.comparison import PlaySettings, plan_episodes, play, start_servers
-from p2p.play.console import Progress, duration_text
 from p2p.play.record import RecordSettings, own_recordings, record_episodes
 from p2p.play.report import Report, write_report
 from p2p.play.results import POLICY, SHUFFLED, PlayedEpisode, format_table, read_results, summarise, write_results

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from p2p import __version__
-from p2p.console import fail, log_to_stderr, note, reader_is_gone, say
+from p2p.console import Progress, fail, log_to_stderr, note, reader_is_gone, say
 from p2p.game_names import load_aliases
 from p2p_convert.amend import Amendments
 from p2p_convert.decoding import ALL, BYTES_PER_S, DECODE, NONE, SAMPLED, SAMPLED_SHARE
@@ -135,7 +135,7 @@ def _convert(arguments: list[str]) -> int:
         origin=args.origin,
         game=args.game,
     )
-    bar = _Progress(args.decode, args.workers)
+    bar = _Bar(args.decode, args.workers)
     begin = time.monotonic()
     try:
         summary = convert(
@@ -165,39 +165,36 @@ def _split(text: str) -> float:
     raise ValueError(f"--split {text}: write val=F with a fraction F, such as val=0.01")
 
 
-class _Progress:
-    """The bar of a conversion, over the bytes of its sources."""
+class _Bar:
+    """How far a conversion is, by the bytes of its sources."""
 
     def __init__(self, decode: str, num_workers: int) -> None:
-        self._decode = decode
-        self._num_workers = num_workers
-        self._bar: Any = None
+        self._decode, self._num_workers = decode, num_workers
+        self._progress: Progress | None = None
+        self._num_bytes = 0
 
     def started(self, plan: Plan, open_tasks: Sequence[Task]) -> None:
-        from tqdm import tqdm
-
-        total, to_do = (sum(task.source.num_bytes for task in tasks) for tasks in (plan.tasks, open_tasks))
+        to_do = sum(task.source.num_bytes for task in open_tasks)
         num_done = len(plan.tasks) - len(open_tasks)
         if num_done:
             note(f"{num_done} of {len(plan.tasks)} tasks were done before: kept")
         if open_tasks:
             note(decoding_time(to_do, self._decode, min(self._num_workers, len(open_tasks))))
-        self._bar = tqdm(
-            total=total,
-            initial=total - to_do,
-            unit="B",
-            unit_scale=True,
-            desc="convert",
-            disable=None,
-            leave=False,
-        )
+            self._progress = Progress("converting", _megabytes(to_do), "MB")
 
     def task_done(self, task: Task, report: Mapping[str, Any]) -> None:
-        self._bar.update(task.source.num_bytes)
+        self._num_bytes += task.source.num_bytes
+        if self._progress is not None:
+            self._progress.update(_megabytes(self._num_bytes))
 
     def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        if self._progress is not None:
+            self._progress.close()
+
+
+def _megabytes(num_bytes: int) -> int:
+    """Rounded up, so that small sources are seen, too."""
+    return -(-num_bytes // 1_000_000)
 
 
 def decoding_time(num_bytes: int, decode: str, num_workers: int) -> str:

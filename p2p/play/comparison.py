@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from p2p.agents.serving import served
+from p2p.console import Progress
 from p2p.environments.registry import find_game
-from p2p.play.console import Progress
 from p2p.play.players import PlannedEpisode, Players
 from p2p.play.results import POLICY, SHUFFLED, PlayedEpisode
 from p2p.processes.workers import CONTEXT, Report, run_workers

@@ -23,11 +23,10 @@ from p2p import gate
 from p2p.actions import FRAME_RATE_HZ
 from p2p.agents.controls import DisturbedAgent
 from p2p.config import FRAME_SIZE
-from p2p.console import say
+from p2p.console import Progress, duration_text, say
 from p2p.environments.game import Frame
 from p2p.environments.registry import AGENT_NAMES, find_game, game_name, game_names, make_agent, make_env
 from p2p.files import owned, write_file
-from p2p.play.console import Progress, duration_text
 from p2p.play.rollout import Step, rollout
 from p2p.play.subscribers import Recorder
 from p2p.processes.stopping import stoppable

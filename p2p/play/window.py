@@ -22,10 +22,10 @@ from p2p.actions import FRAME_RATE_HZ
 from p2p.agents.controls import IdleAgent
 from p2p.agents.remote import RemoteAgent
 from p2p.config import FRAME_SIZE
+from p2p.console import duration_text
 from p2p.environments.registry import find_game, make_env
 from p2p.environments.window import WindowedProgram, WindowEnv
 from p2p.play.clock import RealtimeClock, TickStatistics
-from p2p.play.console import duration_text
 from p2p.play.rollout import Step, Subscriber, rollout
 from p2p.play.subscribers import Film, Recorder
 from p2p.recording import RecordingWriter, repair_recordings

@@ -12,12 +12,12 @@ from p2p.model import Policy
 
 
 def time_steps(
-    policy: Policy, num_steps: int, seed: int | None = None, progress: Callable[[int, int], None] = lambda *_: None
+    policy: Policy, num_steps: int, seed: int | None = None, progress: Callable[[int], None] = lambda _: None
 ) -> str:
     """Fill the cache, then time `num_steps` frames of noise; returns a table.
 
     Args:
-        progress: told after each frame how many there have been, and how many there will be.
+        progress: told after each frame how many there have been; there will be `num_timesteps` more than `num_steps`.
 
     Raises:
         ValueError: when `num_steps` is not positive.
@@ -40,7 +40,7 @@ def time_steps(
         if index >= 0:
             parts = (answered - begin, timing.model_s, timing.sampling_s, end - answered)
             times[index] = [*(1000 * part for part in parts), timing.num_passes]
-        progress(num_before + index + 1, num_before + num_steps)
+        progress(num_before + index + 1)
     rows = [["ms", "p50", "p95", "p99", "max"]]
     names = ("until the answer", "  transformer", "  decoder", "after the answer", "decoder passes")
     for name, column in zip(names, times.T, strict=True):

@@ -6,14 +6,13 @@ import argparse
 import logging
 import math
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from p2p import __version__
-from p2p.console import fail, log_to_stderr, note, say
+from p2p.console import Progress, fail, log_to_stderr, say
 from p2p.sockets import DEFAULT_SOCKET
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from p2p_serve.players import PolicyPlayer
     from p2p_serve.text import TextSource
 
-PROGRESS_S = 3.0
 TOOLS = ("echo", "playback", "loadtest", "bench")
 
 _DESCRIPTION = """Serve a policy in real time: frames in, keys and mouse out, over Recap's protocol.
@@ -319,24 +317,11 @@ def _run_bench(args: argparse.Namespace) -> int:
     from p2p_serve.bench import time_steps
 
     say(what)
-    say(time_steps(policy, args.steps, args.seed, _say_progress()))
+    progress = Progress("measuring", policy.config.num_timesteps + args.steps, "frames")
+    table = time_steps(policy, args.steps, args.seed, progress.update)
+    progress.close()
+    say(table)
     return 0
-
-
-def _say_progress() -> Callable[[int, int], None]:
-    """Notes every few seconds how far a measurement is and how long it will still take."""
-    begin_s = time.monotonic()
-    next_s = begin_s + PROGRESS_S
-
-    def progress(num_done: int, num_all: int) -> None:
-        nonlocal next_s
-        now = time.monotonic()
-        if now >= next_s:
-            next_s = now + PROGRESS_S
-            left_s = (now - begin_s) / num_done * (num_all - num_done)
-            note(f"{num_done} of {num_all} frames, {left_s:.0f} s to go")
-
-    return progress
 
 
 _PARSERS = {

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from p2p.config import PolicyConfig
+from p2p.console import Progress
 from p2p.model.engine import StepEngine
 from p2p.model.policy import Policy
 
@@ -60,7 +60,9 @@ def main() -> int:
     seconds = np.zeros(args.steps, dtype=np.float32)
     tenth = max(args.steps // 10, 1)
     memory = []
-    for step in tqdm(range(args.steps), unit="frames", mininterval=5, file=sys.stderr):
+    progress = Progress("playing", args.steps, "frames")
+    for step in range(args.steps):
+        progress.update(step)
         frame = pool[(step * 37) % len(pool)]
         uniforms = random.random(CONFIG.num_action_slots)
         started = time.perf_counter()

@@ -29,13 +29,13 @@ from typing import Any
 from p2p.actions import Action
 from p2p.agents.remote import RemoteAgent
 from p2p.agents.serving import served
+from p2p.console import Progress
 from p2p.environments.doom_engine import TICS_PER_STEP, button_values
 from p2p.environments.doom_env import DoomEnv
 from p2p.environments.game import Agent, Frame, Game, Info
 from p2p.environments.registry import find_game, game_names, make_agent
 from p2p.play.clock import StepClock
 from p2p.play.comparison import FIRST_SEED
-from p2p.play.console import Progress
 from p2p.play.rollout import Step, rollout
 
 SECOND = 20  # steps

@@ -389,4 +389,6 @@ def test_a_decoder_says_nothing_on_the_terminal(tmp_path: Path) -> None:
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0
     assert "rejected" in ended.stdout
-    assert len(ended.stderr.splitlines()) == 1
+    decoding, progress = ended.stderr.splitlines()
+    assert decoding.startswith("every frame is decoded")
+    assert "] 1/1 MB " in progress
