@@ -328,6 +328,13 @@ def is_refusal(error: BaseException) -> bool:
     return isinstance(error, exceptions.BotoCoreError) and not isinstance(error, passing)
 
 
+def is_missing(error: BaseException | None) -> bool:
+    """Whether a store's answer is that there is no such object."""
+    from botocore.exceptions import ClientError
+
+    return isinstance(error, ClientError) and _code(error) in _MISSING_CODES
+
+
 def _code(error: Any) -> str:
     return str(error.response.get("Error", {}).get("Code"))
 

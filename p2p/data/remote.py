@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 from p2p import object_storage
 from p2p.data.errors import ShardError
 from p2p.gate import Refused, open_regular
-from p2p.object_storage import StorageError, StoredObject, is_refusal
+from p2p.object_storage import StorageError, StoredObject, is_missing, is_refusal
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,22 @@ class Remote:
         """
         if not self.address.startswith("s3://"):
             return None
-        return str(self._patiently(lambda url: self._stat(url).etag, name))
+        try:
+            return str(self._patiently(lambda url: self._stat(url).etag, name))
+        except ShardError as error:
+            if is_missing(error.__cause__):
+                raise ShardError(f"{self.address}/{name}: no such object there; {self._near(name)}") from None
+            raise
+
+    def _near(self, name: str) -> str:
+        """What to do about an address without an index: the one above one's shards is easily taken for theirs."""
+        from botocore.exceptions import ClientError
+
+        for part in ("train", "val"):
+            with contextlib.suppress(ClientError, StorageError):
+                self._stat(f"{self.address}/{part}/{name}")
+                return f"did you mean {self.address}/{part}?"
+        return "expected shards written by `p2p-convert RAW OUT`; check the address, then start again"
 
     def fetch(self, name: str, path: Path, max_bytes: int) -> None:
         """Write a file of at most `max_bytes` to `path`.

@@ -207,6 +207,17 @@ def test_a_missing_object_is_an_error_at_once(raw: Path, endpoint: S3Server, tmp
         read_all(dataset)
 
 
+def test_an_address_without_shards_names_the_one_below_it_that_has_them(
+    raw: Path, endpoint: S3Server, tmp_path: Path
+) -> None:
+    address = f"s3://{BUCKET}/above-shards"
+    convert([raw], address, OPTIONS)
+    with pytest.raises(ShardError, match=rf"no such object there; did you mean {address}/train\?$"):
+        open_dataset(tmp_path / "above", local=str(tmp_path / "above"), remote=address)
+    with pytest.raises(ShardError, match="no such object there; expected shards written by `p2p-convert RAW OUT`"):
+        open_dataset(tmp_path / "far", local=str(tmp_path / "far"), remote=f"s3://{BUCKET}/far")
+
+
 def test_wrong_keys_are_an_error_at_once(
     raw: Path, endpoint: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
