@@ -11,11 +11,13 @@ import argparse
 import json
 import logging
 import os
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,9 +67,10 @@ class Options:
     max_steps: int | None
     interval_s: float
     patience_s: float
+    z_weight: float  # of the training loss, which loss and perplexity over all heads have too
 
 
-def score_batches(policy: Policy, batches: Iterable[Batch]) -> Scores:
+def score_batches(policy: Policy, batches: Iterable[Batch], z_weight: float) -> Scores:
     """Teacher-forced metrics of the policy, and of repeating the previous action, with bootstrap intervals."""
     from p2p.evaluate import metrics
     from p2p.evaluate.baselines import baseline_tallies
@@ -76,7 +79,8 @@ def score_batches(policy: Policy, batches: Iterable[Batch]) -> Scores:
     space = policy.config.action_space
     recordings = collect(policy, batches)
     tallies = {"policy": policy_tallies(recordings, space), BASELINE: baseline_tallies(recordings, space)[BASELINE]}
-    return {name: metrics.bootstrap(each, metrics.summarise) for name, each in tallies.items()}
+    summarise = partial(metrics.summarise, z_weight=z_weight)
+    return {name: metrics.bootstrap(each, summarise) for name, each in tallies.items()}
 
 
 # ------------------------------------------------------------------ results on disk
@@ -192,7 +196,9 @@ class Validator:
         logger.info("%s on %s", checkpoint.name, location)
         started = self.clock()
         stream = self._stream(location, policy)
-        scores = score_batches(policy, stream.batches(self.options.batch_size, self.options.num_chunks))
+        scores = score_batches(
+            policy, stream.batches(self.options.batch_size, self.options.num_chunks), self.options.z_weight
+        )
         return {
             "checkpoint": checkpoint.name,
             "fingerprint": fingerprint,
@@ -201,6 +207,7 @@ class Validator:
             "data": location,
             "chunks": self.options.num_chunks,
             "replaced_chunks": stream.replaced.count,
+            "z_weight": self.options.z_weight,
             "seconds": round(self.clock() - started, 2),
             "metrics": {
                 who: {name: vars(estimate) for name, estimate in values.items()} for who, values in scores.items()
@@ -304,6 +311,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--patience-s", type=float, default=60.0, help="give up on one that stays half-written so long")
 
 
+def z_weight_of_recipe(location: str) -> float:
+    """`loss.z_weight` of the recipe.yaml of a run folder; the default where there is none, or it says nothing of it.
+
+    Raises:
+        ValueError: when it says something that is no weight.
+    """
+    from p2p.config import read_yaml
+    from p2p.model.losses import Z_WEIGHT
+
+    path = Path(location, RECIPE_NAME)
+    loss = read_yaml(path).get("loss") if path.is_file() else None
+    weight = loss.get("z_weight", Z_WEIGHT) if isinstance(loss, dict) else Z_WEIGHT
+    return gate.number(weight, f"{path}: loss.z_weight", 0.0, sys.float_info.max)
+
+
 def data_of_recipe(location: str) -> list[str]:
     """The validation streams that the recipe.yaml of a run folder names.
 
@@ -359,6 +381,7 @@ def run(args: argparse.Namespace) -> int:
         max_steps=args.max_steps,
         interval_s=args.interval_s,
         patience_s=args.patience_s,
+        z_weight=z_weight_of_recipe(args.folder),
     )
     validator = Validator(folder, out, options)
     validator.tracker = start_tracking(out)

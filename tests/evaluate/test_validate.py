@@ -13,10 +13,10 @@ import pytest
 
 from p2p.checkpoints.finding import DEPTH, ORIGINAL, POLICY, RUN, find_checkpoints
 from p2p.cli import main
-from p2p.evaluate.validate import RESULTS_NAME, Options, Results, Validator, data_of_recipe
+from p2p.evaluate.validate import RESULTS_NAME, Options, Results, Validator, data_of_recipe, z_weight_of_recipe
 from p2p.model import load_policy
 from p2p.object_storage import ObjectFolder
-from p2p.recipe import DataConfig, Recipe, save_recipe
+from p2p.recipe import DataConfig, LossConfig, Recipe, save_recipe
 from p2p.storage import LocalFolder
 from tests.data.test_hostile_segments import rewrite_shard
 from tests.data.test_replaced_chunks import damaged
@@ -69,7 +69,7 @@ def test_pipes_and_devices_in_the_place_of_checkpoints_hold_nothing_up(tmp_path:
 def options(stream: Path, **changes: object) -> Options:
     values: dict[str, object] = {
         **{"data": (str(stream),), "num_chunks": 2, "batch_size": 2, "device": "cpu", "min_steps": 0},
-        **{"max_steps": None, "interval_s": 0.1, "patience_s": 60.0},
+        **{"max_steps": None, "interval_s": 0.1, "patience_s": 60.0, "z_weight": 1e-4},
     }
     return Options(**{**values, **changes})  # type: ignore[arg-type]
 
@@ -130,6 +130,23 @@ def test_without_data_the_runs_recipe_says_what_to_validate_on(
     save_recipe(Recipe(name="a-run", data=DataConfig(train=str(stream_folder), val=sets)), mixed / "recipe.yaml")
     assert main(command) == 0
     assert {row["data"] for row in results(mixed)} == set(sets.values())
+
+
+def test_the_loss_has_the_z_weight_of_the_runs_recipe(tmp_path: Path, policy_folder: Path, stream_folder: Path) -> None:
+    losses = []
+    for weight in (0.0, 0.5):
+        run = tmp_path / str(weight)
+        shutil.copytree(policy_folder, run / "policy")
+        data = DataConfig(train=str(stream_folder), val=str(stream_folder))
+        save_recipe(Recipe(name="a-run", data=data, loss=LossConfig(z_weight=weight)), run / "recipe.yaml")
+        assert main(["validate", str(run), "--chunks", "1", "--device", "cpu"]) == 0
+        (row,) = results(run)
+        assert row["z_weight"] == weight
+        losses.append(row["metrics"]["policy"]["loss"]["value"])
+    assert losses[1] > losses[0] + 0.1
+    (tmp_path / "recipe.yaml").write_text("loss: {z_weight: -1}\n")
+    with pytest.raises(ValueError, match=r"recipe\.yaml: loss\.z_weight"):
+        z_weight_of_recipe(str(tmp_path))
 
 
 def test_a_checkpoint_is_evaluated_once_until_it_is_written_again(
