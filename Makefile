@@ -14,6 +14,9 @@ NEWEST := $(VENV)-newest
 COMPILE = $(UV) pip compile --quiet --python-version 3.11 --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links $(UPGRADE)
 
+# For `make test`: processes that share the files of tests among them.
+JOBS ?= 2
+
 # For `make fuzz`: of each reader.
 SECONDS ?= 300
 
@@ -69,8 +72,8 @@ convert: $(VENV)/.run-ready ## recordings to shards: make convert RAW=DIR OUT=DI
 
 # --- tests and measurements ------------------------------------------------------------------------
 
-test: $(VENV)/.test-ready ## run all tests (some only: make test TESTS=tests/model)
-	@$(BIN)/python -m pytest $(TESTS)
+test: $(VENV)/.test-ready ## run all tests in JOBS processes (2); some only, in one: make test TESTS=tests/model
+	@$(BIN)/python -m pytest $(if $(TESTS),$(TESTS),--numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder)
 
 check: $(VENV)/.test-ready ## lint, format, strict types, import rules
 	@$(BIN)/ruff check .

@@ -13,6 +13,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files first: several processes then end at about the same time."""
+    items.sort(key=lambda item: not ("train" in item.path.parts or item.path.stem == "test_pipeline"))
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of the repository."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,9 +55,9 @@ def test_help_is_quick_and_loads_no_torch(repository: Path, arguments: list[str]
         "from p2p_serve.cli import main\n"
         "main([*sys.argv[1:], '--help'])\n"
     )
-    begin = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     output = run_python(repository, code, *arguments)
-    assert time.perf_counter() - begin < 2.0
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 1.0
     assert output.startswith("usage: p2p-serve")
     assert json.loads(output.splitlines()[-1]) == []
 

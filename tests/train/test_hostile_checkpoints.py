@@ -150,7 +150,7 @@ def test_metadata_that_does_not_fit_the_files_is_refused(
 
 
 def test_a_short_pickle_takes_neither_memory_nor_time() -> None:
-    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     put_far = b"\x80\x04Nr\xff\xff\xff\x7f."  # into place two thousand million of the memo
     long_text = b"\x80\x04\x8d" + (1 << 60).to_bytes(8, "little") + b"x."
     deep = b"\x80\x04)" + b"\x85" * 1_000_000 + b"."
@@ -159,7 +159,7 @@ def test_a_short_pickle_takes_neither_memory_nor_time() -> None:
         with pytest.raises(Refused):
             parse_layout(data, "made")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20
 
 
 def test_every_flipped_bit_is_noticed_and_the_checkpoint_before_is_taken(
