@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from p2p import gate
+from p2p.environments import doom_levels
 from p2p.environments.doom_experts import (
     BasicShooter,
     CenterDefender,
@@ -61,10 +62,12 @@ _BY_NAME = {game.name: game for game in _GAMES}
 
 
 def names() -> Iterable[str]:
-    return _BY_NAME
+    return [*_BY_NAME, *doom_levels.names()]
 
 
 def game(name: str) -> Game:
+    if doom_levels.is_level(name):
+        return doom_levels.game(name)
     if name not in _BY_NAME:
-        raise ValueError(f"--game {gate.shown(name)}: there is no such game; choose one of {', '.join(_BY_NAME)}")
+        raise ValueError(f"--game {gate.shown(name)}: there is no such game; choose one of {', '.join(names())}")
     return _BY_NAME[name]

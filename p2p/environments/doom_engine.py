@@ -1,8 +1,9 @@
 """ViZDoom's engine: how it is started, what P2P's keys are to it, and where things are on its map."""
 
 import contextlib
+import importlib.util
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,40 @@ KEY_BUTTONS = {
     "Space": "ATTACK",
     "LeftShift": "SPEED",
 }
+LEVEL_KEY_BUTTONS = {
+    **KEY_BUTTONS,
+    "e": "USE",
+    **{str(number): f"SELECT_WEAPON{number}" for number in range(1, 5)},
+}
 MOUSE_BUTTONS = {"0": "ATTACK"}
-_BUTTONS = (*dict.fromkeys(KEY_BUTTONS.values()), "TURN_LEFT_RIGHT_DELTA")
+
+
+@dataclass(frozen=True)
+class LevelMap:
+    """A whole level of a game file that comes with ViZDoom, from its start, at normal skill.
+
+    `iwad`: freedoom1 or freedoom2. `name`: such as MAP01. `max_tics`: then the episode is over.
+    """
+
+    iwad: str
+    name: str
+    monsters: bool = True
+    max_tics: int = 2100
+
+    @property
+    def path(self) -> Path:
+        """The WAD file.
+
+        Raises:
+            ValueError: when ViZDoom is not installed.
+        """
+        spec = importlib.util.find_spec("vizdoom")
+        if spec is None or spec.origin is None:
+            raise ValueError(f"doom:{self} needs the package vizdoom: pip install 'pixel2play[play]'")
+        return Path(spec.origin).parent / f"{self.iwad}.wad"
+
+    def __str__(self) -> str:
+        return f"{self.iwad}:{self.name}" + ("" if self.monsters else ":no_monsters")
 
 
 @dataclass(frozen=True)
@@ -57,23 +90,41 @@ def bearing_deg(pose: Pose, x: float, y: float) -> float:
     return (pose.angle_deg - absolute + 180) % 360 - 180
 
 
-def button_values(action: Action) -> list[float]:
+def button_names(keys: Mapping[str, str]) -> list[str]:
+    """The engine's buttons for a game with these keys: each once, and last the mouse."""
+    return [*dict.fromkeys(keys.values()), "TURN_LEFT_RIGHT_DELTA"]
+
+
+def button_values(action: Action, keys: Mapping[str, str] = KEY_BUTTONS) -> list[float]:
     """The engine's buttons for one step: 0 or 1, and last the turn by the mouse in degrees per tic."""
-    held = {KEY_BUTTONS.get(key) for key in action.keys} | {MOUSE_BUTTONS.get(name) for name in action.buttons}
-    pressed = [1.0 if button in held else 0.0 for button in _BUTTONS[:-1]]
+    held = {keys.get(key) for key in action.keys} | {MOUSE_BUTTONS.get(name) for name in action.buttons}
+    pressed = [1.0 if button in held else 0.0 for button in button_names(keys)[:-1]]
     return [*pressed, action.dx * TURN_DEG_PER_PIXEL / TICS_PER_STEP]
 
 
 SETTINGS_FILE = "engine.ini"
+NORMAL_SKILL = 3
+LEVEL_START_TIC = 10  # before it, the player of a level does not move
+POSE_VARIABLES: tuple[str, ...] = ("POSITION_X", "POSITION_Y", "ANGLE")
+LEVEL_VARIABLES: tuple[str, ...] = (
+    *("POSITION_X", "POSITION_Y", "POSITION_Z", "ANGLE", "VELOCITY_X", "VELOCITY_Y", "HEALTH", "ARMOR", "KILLCOUNT"),
+    *("SELECTED_WEAPON", "SELECTED_WEAPON_AMMO", "WEAPON2", "WEAPON3", "WEAPON4", "AMMO2", "AMMO3", "AMMO4"),
+)
 WINDOW_SIZES = {1: "RES_320X240", 2: "RES_640X480", 4: "RES_1280X960"}  # by --scale
 
 
 def make_engine(
-    scenario: str, scratch: Scratch, labels: bool = False, window: bool = False, ticrate: int = 35, scale: int = 1
+    content: str | LevelMap,
+    scratch: Scratch,
+    labels: bool = False,
+    window: bool = False,
+    ticrate: int = 35,
+    scale: int = 1,
 ) -> Any:
-    """ViZDoom's engine with a scenario loaded.
+    """ViZDoom's engine with a scenario or a level loaded.
 
     Args:
+        content: the name of a scenario, or a level.
         scratch: where the engine starts and has its SETTINGS_FILE, made when it is not there; its shared memory
             goes with it.
         labels: let the engine say what is on the screen.
@@ -87,18 +138,14 @@ def make_engine(
     try:
         import vizdoom
     except ImportError as error:
-        raise ValueError(f"doom:{scenario} needs the package vizdoom: pip install 'pixel2play[play]'") from error
+        raise ValueError(f"doom:{content} needs the package vizdoom: pip install 'pixel2play[play]'") from error
     if scale not in WINDOW_SIZES:
         raise ValueError(
             f"--scale {scale}: the game's window can be {', '.join(map(str, WINDOW_SIZES))} times its size"
         )
     engine = vizdoom.DoomGame()
-    engine.load_config(str(Path(vizdoom.scenarios_path) / f"{scenario}.cfg"))
+    _load(engine, content)
     engine.set_doom_config_path(str(scratch.path / SETTINGS_FILE))
-    engine.set_available_buttons([getattr(vizdoom.Button, name) for name in _BUTTONS])
-    engine.set_available_game_variables(
-        [vizdoom.GameVariable.POSITION_X, vizdoom.GameVariable.POSITION_Y, vizdoom.GameVariable.ANGLE]
-    )
     engine.set_screen_resolution(getattr(vizdoom.ScreenResolution, WINDOW_SIZES[scale]))
     engine.set_screen_format(vizdoom.ScreenFormat.RGB24)
     engine.set_labels_buffer_enabled(labels)
@@ -106,13 +153,34 @@ def make_engine(
     engine.set_sound_enabled(False)
     engine.set_mode(vizdoom.Mode.ASYNC_SPECTATOR if window else vizdoom.Mode.PLAYER)
     engine.set_ticrate(ticrate)
-    engine.set_episode_timeout(engine.get_episode_timeout() or 2100)
     before = engine_memory()
     # The engine makes a folder of its own where it starts.
-    with engine_errors(scenario), contextlib.chdir(scratch.path):
+    with engine_errors(str(content)), contextlib.chdir(scratch.path):
         engine.init()
     scratch.remember(engine_memory() - before)
     return engine
+
+
+def _load(engine: Any, content: str | LevelMap) -> None:
+    import vizdoom
+
+    if isinstance(content, str):
+        engine.load_config(str(Path(vizdoom.scenarios_path) / f"{content}.cfg"))
+        engine.set_episode_timeout(engine.get_episode_timeout() or 2100)
+        keys, variables = KEY_BUTTONS, POSE_VARIABLES
+    else:
+        engine.set_doom_game_path(str(content.path))
+        engine.set_doom_map(content.name)
+        engine.set_doom_skill(NORMAL_SKILL)
+        if not content.monsters:
+            engine.add_game_args("-nomonsters")
+        engine.set_episode_start_time(LEVEL_START_TIC)
+        engine.set_episode_timeout(content.max_tics)
+        engine.set_objects_info_enabled(True)
+        engine.set_sectors_info_enabled(True)
+        keys, variables = LEVEL_KEY_BUTTONS, LEVEL_VARIABLES
+    engine.set_available_buttons([getattr(vizdoom.Button, name) for name in button_names(keys)])
+    engine.set_available_game_variables([getattr(vizdoom.GameVariable, name) for name in variables])
 
 
 @contextlib.contextmanager

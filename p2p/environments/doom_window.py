@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from p2p.environments.doom_engine import SETTINGS_FILE, engine_errors, make_engine
+from p2p.environments.doom_engine import SETTINGS_FILE, LevelMap, engine_errors, make_engine
 from p2p.processes.reaper import mark_children
 from p2p.processes.scratch import Scratch
 
@@ -21,22 +21,24 @@ BINDINGS = {
     "space": "+attack",
     "mouse1": "+attack",
     "shift": "+speed",
+    "e": "+use",
+    **{str(number): f"slot {number}" for number in range(1, 5)},
 }
 
 
 class DoomWindow:
     """ViZDoom in a window, with the keyboard and the mouse; the engine still tells time and pose."""
 
-    def __init__(self, scenario: str, scale: int = 1) -> None:
+    def __init__(self, content: str | LevelMap, scale: int = 1) -> None:
         self.title, self.process = TITLE, None
-        self._scenario, self._ended = scenario, ""
+        self._name, self._ended = str(content), ""
         mark_children()
         self._scratch = Scratch("doom")
         settings = "\n".join(f"{key}={command}" for key, command in BINDINGS.items())
         # The engine reads bindings from this file only: as command-line arguments it ignores them without a word.
-        content = f"[GlobalSettings]\nUse_Mouse=true\n[Doom.Bindings]\n{settings}\n"
-        (self._scratch.path / SETTINGS_FILE).write_text(content)
-        self._engine = make_engine(scenario, self._scratch, window=True, ticrate=TICRATE, scale=scale)
+        text = f"[GlobalSettings]\nUse_Mouse=true\n[Doom.Bindings]\n{settings}\n"
+        (self._scratch.path / SETTINGS_FILE).write_text(text)
+        self._engine = make_engine(content, self._scratch, window=True, ticrate=TICRATE, scale=scale)
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="doom", daemon=True)
@@ -57,7 +59,7 @@ class DoomWindow:
     @contextmanager
     def _asking(self) -> Iterator[None]:
         """One question to the engine at a time; its errors are ValueErrors."""
-        with self._lock, engine_errors(self._scenario):
+        with self._lock, engine_errors(self._name):
             yield
 
     def new_episode(self, seed: int) -> None:

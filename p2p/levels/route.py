@@ -192,6 +192,19 @@ class Planner:
             target = needed[min(distances)[1]]
         return Task(target, way, first)
 
+    def needed_target(self, plan: Plan, now: Situation, place: int) -> Target:
+        """Where to go first, on the way from a place to the exit: a key, something to use far from where it opens the
+        way, or the exit. What is used on the way, such as a door, is none."""
+        target = plan.exit
+        for _ in range(MAX_DEPTH):
+            way = self.field(plan, target).way(place)
+            needed = self._needed_first(plan, target, way, self.ground.blocked(way, now), now)
+            distances = [(self._far(plan, t, place), index) for index, t in enumerate(needed) if t is not target]
+            if not distances or math.isinf(min(distances)[0]):
+                break
+            target = needed[min(distances)[1]]
+        return target
+
     def _needed_first(
         self, plan: Plan, target: Target, way: list[int], blocks: list[int], now: Situation
     ) -> list[Target]:

@@ -18,8 +18,16 @@ import pytest
 
 from p2p.actions import KEY_NAMES, Action
 from p2p.agents.controls import IdleAgent
-from p2p.environments.doom_engine import KEY_BUTTONS, TURN_DEG_PER_PIXEL, Pose, bearing_deg, button_values
+from p2p.environments.doom_engine import (
+    KEY_BUTTONS,
+    LEVEL_KEY_BUTTONS,
+    TURN_DEG_PER_PIXEL,
+    Pose,
+    bearing_deg,
+    button_values,
+)
 from p2p.environments.doom_env import DoomEnv
+from p2p.environments.doom_levels import is_level
 from p2p.environments.registry import find_game, game_names, make_agent, make_env
 from p2p.play.rollout import Step, rollout
 from p2p.processes.reaper import mark_children, marked_processes
@@ -56,7 +64,7 @@ def test_an_unknown_game_is_named_with_those_there_are() -> None:
 
 def test_every_game_is_played_with_keys_that_the_engine_has() -> None:
     for game in map(find_game, game_names()):
-        assert set(game.keys) <= set(KEY_BUTTONS)
+        assert set(game.keys) <= set(LEVEL_KEY_BUTTONS if is_level(game.name) else KEY_BUTTONS)
         assert set(game.keys) <= set(KEY_NAMES)
         assert game.keys or game.buttons
 
