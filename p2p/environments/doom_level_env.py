@@ -20,7 +20,7 @@ from p2p.environments.doom_engine import (
     engine_errors,
     make_engine,
 )
-from p2p.environments.doom_levels import max_seconds, yardstick
+from p2p.environments.doom_yardstick import max_seconds, yardstick
 from p2p.environments.environment import AnyAction, Environment, as_action
 from p2p.environments.game import Frame
 from p2p.levels.mechanisms import Key

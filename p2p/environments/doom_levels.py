@@ -5,26 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from p2p import gate
 from p2p.actions import FRAME_RATE_HZ, Action
 from p2p.environments.doom_engine import LevelMap
+from p2p.environments.doom_yardstick import MAX_SECONDS, yardstick
 from p2p.environments.game import EnvOptions, Frame, Game, Info
 
 if TYPE_CHECKING:
     import gymnasium
 
-    from p2p.levels.progress import Yardstick
-
 PREFIX = "doom:"
 IWADS = ("freedoom1", "freedoom2")
 NO_MONSTERS = "no_monsters"
 LISTED = ("freedoom2:MAP01", "freedoom1:E1M1", "freedoom1:E3M1", "freedoom1:E2M2", "freedoom1:E1M5", "freedoom2:MAP02")
-MAX_SECONDS = 600
 TICS_PER_SECOND = 35  # of the engine, when it keeps its own time
-BASE_SECONDS, UNITS_PER_SECOND = 60, 50.0  # of an episode: a minute, and a second for so many units of the way
 KEYS = ("w", "s", "a", "d", "e", "LeftShift", "1", "2", "3", "4")
 _MAP_NAME = re.compile(r"E[1-4]M[1-9]|MAP[0-3][0-9]")
 
@@ -74,25 +70,6 @@ def _make(game: Game, options: EnvOptions) -> gymnasium.Env[Frame, Any]:
     from p2p.environments.doom_level_env import DoomLevelEnv
 
     return DoomLevelEnv(level, options.labels, options.pictures)
-
-
-@lru_cache(maxsize=4)
-def yardstick(iwad: str, name: str) -> Yardstick:
-    """The way through a level; it takes seconds to find.
-
-    Raises:
-        ValueError: when there is no such map, or no way through it is found.
-    """
-    from p2p.levels.progress import Yardstick
-    from p2p.levels.route import Planner
-    from p2p.levels.wad import read_level
-
-    return Yardstick(Planner(read_level(LevelMap(iwad, name).path, name)))
-
-
-def max_seconds(length: float) -> float:
-    """How long an episode on a level lasts whose way is so long."""
-    return min(MAX_SECONDS, BASE_SECONDS + length / UNITS_PER_SECOND)
 
 
 class LevelAgent:
