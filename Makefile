@@ -21,7 +21,7 @@ JOBS ?= 2
 SECONDS ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo convert test test-newest test-serve-install check bench bench-gpu count-gpu fuzz requirements release clean
+.PHONY: help setup demo convert test test-newest test-serve-install check bench bench-gpu count-gpu accept-gpu fuzz requirements release clean
 .DELETE_ON_ERROR:
 
 help:
@@ -100,6 +100,9 @@ bench-gpu: ## training step and serving latency on a GPU; needs torch and this c
 
 count-gpu: $(VENV)/.test-ready ## what a step would cost on an H100, counted without one (hours on two cores; COUNT="--size 150M")
 	@$(BIN)/python tests/benchmarks/count_gpu.py $(COUNT)
+
+accept-gpu: ## all that only a GPU can confirm, stage by stage (PYTHON=... chooses the environment; ACCEPT=--small on a CPU)
+	@PYTHONPATH=.:convert:serve $(PYTHON) tests/benchmarks/accept_gpu.py $(ACCEPT)
 
 fuzz: $(VENV)/.test-ready ## every reader of what comes from outside, 5 minutes each; a live server (SECONDS=3600)
 	@$(BIN)/python tests/benchmarks/fuzz_readers.py --seconds $(SECONDS)

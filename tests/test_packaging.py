@@ -108,6 +108,7 @@ def test_make_alone_lists_the_targets(repository: Path) -> None:
         "bench",
         "bench-gpu",
         "count-gpu",
+        "accept-gpu",
         "fuzz",
         "release",
         "clean",

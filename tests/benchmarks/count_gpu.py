@@ -3,7 +3,8 @@
 Forward, loss, backward and optimizer of the released sizes on fake CUDA tensors, compiled through Inductor and Triton
 to sm_90: bytes moved and kernels launched per frame by part, beside the time that these bytes and FLOPs take at the
 rates below (a roofline, not a measurement: no card has run this); waits for the device, graph breaks and compilations
-of a run's shapes. `--eager` counts without torch.compile. Ends with status 1 if a step waits or a graph breaks.
+of a run's shapes. `--eager` counts without torch.compile, `--no-triton` without compiling the kernels. Ends with
+status 1 if a step waits or a graph breaks.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Row:
 class Bench:
     """The parts of one size on fake tensors, each measured at its second call: the first compiles."""
 
-    def __init__(self, size: str, eager: bool, num_timesteps: int, detail: int = 0):
+    def __init__(self, size: str, eager: bool, num_timesteps: int, detail: int = 0, triton: bool = True):
         import torch
         from gpu_counter import GpuCounter
 
@@ -66,7 +67,7 @@ class Bench:
         from p2p.train.flops import forward_flops
         from p2p.train.parallel import parallelize
 
-        self.counter, self.detail = GpuCounter(), detail
+        self.counter, self.detail = GpuCounter(triton_compiles=triton), detail
         dim, num_layers, self.chunks_per_gpu, self.num_chunks = SIZES[size]
         steps = num_timesteps
         self.config = PolicyConfig(dim=dim, num_layers=num_layers, num_timesteps=steps, attention_history=steps)
@@ -78,7 +79,7 @@ class Bench:
             self.policy = Policy(self.config).train()
         with self.counter.measured():
             self.policy.to_empty(device="cuda")
-        parallelize(self.policy, ParallelConfig(compile=not eager))
+        parallelize(self.policy, ParallelConfig(compile=not eager), self.counter.compiler)
 
     def run(self, part: str) -> Row:
         function = getattr(self, part.replace(" ", "_"))
@@ -246,6 +247,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=(*PARTS, RUN), default=(*PARTS, RUN))
     parser.add_argument("--timesteps", type=int, default=200)
     parser.add_argument("--eager", action="store_true", help="without torch.compile")
+    parser.add_argument("--no-triton", action="store_true", help="count Inductor's code, but do not compile it: quick")
     parser.add_argument("--detail", type=int, default=0, help="name that many uncompiled operations of each part")
     parser.add_argument("--caches", type=Path, default=Path(tempfile.gettempdir()) / "p2p-count-gpu")
     args = parser.parse_args()
@@ -255,7 +257,7 @@ def main() -> None:
     parts = [part for part in args.parts if part != RUN]
     for size in args.size if parts else []:
         started = time.monotonic()
-        bench = Bench(size, args.eager, args.timesteps, args.detail)
+        bench = Bench(size, args.eager, args.timesteps, args.detail, not args.no_triton)
         print(f"\n{size}, {bench.num_chunks} chunks of {args.timesteps} at a time\n")
         print("| part | MB per frame | kernels per 1000 frames | us: memory | us: matmul | us: the larger |")
         print("| --- | ---: | ---: | ---: | ---: | ---: |")

@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -24,10 +25,11 @@ from torch._dynamo.utils import counters
 from torch._guards import TracingContext
 from torch._higher_order_ops.flex_attention import flex_attention, flex_attention_backward
 from torch._inductor import metrics
+from torch._inductor.codecache import PyCodeCache
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._inductor.fx_passes.joint_graph import UniformValueConstantFolder
 from torch._inductor.graph import GraphLowering
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
@@ -47,6 +49,7 @@ FREE = {
 # Operations whose result's shape or value the CPU has to know: it waits until everything before is computed.
 WAITS = {aten.nonzero.default, aten._local_scalar_dense.default, aten.masked_select.default, aten.equal.default}
 FILLS = {aten.zero_.default, aten.fill_.Scalar, aten.zeros.default, aten.ones.default, aten.full.default}
+FILLS |= {aten.new_full.default, aten.new_zeros.default, aten.zeros_like.default, aten.ones_like.default}
 # Statistics first, then what is done with them: the inputs pass twice.
 _TWICE = (
     aten.cudnn_batch_norm.default,
@@ -86,8 +89,10 @@ class Compiled:
 class GpuCounter(TorchDispatchMode):
     """Counts into `self.count` while `measured` is open."""
 
-    def __init__(self, inductor_compiles: bool = True) -> None:
+    def __init__(self, inductor_compiles: bool = True, triton_compiles: bool = True) -> None:
         super().__init__()
+        if not triton_compiles:
+            PyCodeCache.load_by_key_path = _not_loaded
         self._inductor_compiles = inductor_compiles
         self.count = Count()
         self.compiled: list[Compiled] = []
@@ -174,11 +179,18 @@ class GpuCounter(TorchDispatchMode):
 
     # ------------------------------------------------------------------ compiled graphs
 
+    @property
+    def compiler(self) -> Callable[..., Any]:
+        """The backend for torch.compile."""
+        return self.backend if self._inductor_compiles else self.without_code
+
     def backend(self, module: torch.fx.GraphModule, inputs: list[Any], **options: Any) -> Callable[..., Any]:
         """For torch.compile: Inductor compiles, what is run afterwards is the graph itself, on fake tensors."""
         given = [node.meta["example_value"] for node in module.graph.nodes if node.op == "placeholder"]
-        context = TracingContext.get()
-        context.fake_mode = next(x.fake_mode for x in given if hasattr(x, "fake_mode"))
+        modes = {x.fake_mode for x in given if isinstance(x, FakeTensor)}
+        mode = next(iter(modes - {self.fake}), self.fake)  # torch.compile's own mode knows what may vary
+        given = [_in_mode(x, mode) for x in given]
+        TracingContext.get().fake_mode = mode
         with _disable_current_modes():
             return compile_fx(module, given, inner_compile=self._compile)
 
@@ -233,8 +245,7 @@ class GpuCounter(TorchDispatchMode):
                 return run(folder)
 
         UniformValueConstantFolder.run = run_on_cpu
-        backend = self.backend if self._inductor_compiles else self.without_code
-        torch.compile = functools.partial(torch.compile, backend=backend)
+        torch.compile = functools.partial(torch.compile, backend=self.compiler)
 
 
 for _operator in (flex_attention, flex_attention_backward):
@@ -253,6 +264,19 @@ class _OnCpu(TorchDispatchMode):
         if kwargs.get("device") is not None:
             kwargs["device"] = torch.device("cpu")
         return func(*args, **kwargs)
+
+
+def _not_loaded(key: str, path: str, *args: Any, **kwargs: Any) -> SimpleNamespace:
+    """In place of a module of generated code: loading one compiles its kernels."""
+    return SimpleNamespace(call=lambda arguments: None, __file__=path)
+
+
+def _in_mode(x: Any, mode: FakeTensorMode) -> Any:
+    if not isinstance(x, FakeTensor) or x.fake_mode is mode:
+        return x
+    with mode:
+        same = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
+    return same.requires_grad_(x.requires_grad)
 
 
 def _is_mask(index: Any) -> bool:
