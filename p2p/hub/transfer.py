@@ -12,11 +12,12 @@ import re
 import resource
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from p2p import gate
 from p2p.files import take, write_file
@@ -29,6 +30,10 @@ MAX_TRIES_WITHOUT_PROGRESS = 5
 FIRST_PAUSE_S = 0.5
 _MAX_FILES = 1_000_000
 _MAX_FILE_BYTES = 1 << 50
+_MAX_PAGES = 10_000  # of a listing; a page has a thousand entries
+_MAX_PAGE_BYTES = 16 << 20
+_PAGE_TIMEOUT_S = 30.0  # without a single byte
+_LISTING_S = 600.0  # all pages
 _MAX_RECORD_BYTES = 1 << 28
 _DELETED = "it was deleted; run the same command again, and if it happens twice, tell the repository's owner"
 _NOTES_BYTES = 1 << 16  # of what huggingface_hub notes beside a file
@@ -98,21 +103,41 @@ class Repository:
     def files(self, folder: str | None = None) -> list[RemoteFile]:
         """Every file below a folder of the repository (below its root when none is named), by path.
 
-        Raises ValueError for a file that must not be brought here, and for more than a million.
+        Raises ValueError for a file that must not be brought here, for more than a million, and for a listing that
+        has no end.
         """
-        with self._explained(f"folder {folder or '/'}"):
-            listing = self._api.list_repo_tree(
-                self.repo_id, folder, recursive=True, revision=self.commit, repo_type=self.repo_type
-            )
-            entries = list(itertools.islice(listing, _MAX_FILES + 1))
-        place = f"{self.repo_type} {self.repo_id} at {self.endpoint}"
-        if len(entries) > _MAX_FILES:
-            raise ValueError(f"{place} lists more than {_MAX_FILES} files")
         try:
-            found = [_remote_file(entry) for entry in entries if hasattr(entry, "blob_id")]
+            with self._explained(f"folder {folder or '/'}"):
+                entries = list(itertools.islice(self._listed(folder), _MAX_FILES + 1))
+            if len(entries) > _MAX_FILES:
+                raise gate.Refused(f"lists more than {_MAX_FILES} files")
+            found = [_remote_file(entry) for entry in entries if entry.get("type") == "file"]
         except gate.Refused as error:
+            place = f"{self.repo_type} {self.repo_id} at {self.endpoint}"
             raise gate.Refused(f"{place}: {error}; tell the repository's owner, or name another --repo") from error
         return sorted(found, key=lambda file: file.path)
+
+    def _listed(self, folder: str | None) -> Iterator[dict[str, Any]]:
+        """The entries of the listing, page by page; the library asks for pages without an end, of any length.
+
+        Raises Refused for more pages, bytes or seconds than a listing takes.
+        """
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+        below = f"/{quote(folder, safe='')}" if folder else ""
+        url = f"{self.endpoint}/api/{self.repo_type}s/{self.repo_id}/tree/{self.commit}{below}?recursive=True"
+        deadline, seen = time.monotonic() + _LISTING_S, set[str]()
+        while len(seen) < _MAX_PAGES:
+            seen.add(url)
+            is_own = url.startswith(f"{self.endpoint}/")  # the token is for nobody else
+            entries, following = _page(url, build_hf_headers(token=None if is_own else False), deadline)
+            yield from entries
+            if following is None:
+                return
+            if not entries or following in seen:
+                raise gate.Refused("the listing has no end: more follows on an empty page, or on one seen before")
+            url = following
+        raise gate.Refused(f"the listing has more than {_MAX_PAGES} pages")
 
     def transfer(self, file: RemoteFile, folder: Path) -> Path:
         """Bring a file into a folder, going on where an earlier transfer stopped; its content is not checked.
@@ -168,8 +193,46 @@ class Repository:
             raise OSError(f"{what} of {place}: {first_line}; run the same command again to go on") from error
 
 
-def _remote_file(entry: Any) -> RemoteFile:
-    return RemoteFile(entry.path, entry.size, entry.blob_id, entry.lfs.sha256 if entry.lfs else None)
+def _page(url: str, headers: dict[str, str], deadline: float) -> tuple[list[dict[str, Any]], str | None]:
+    """The entries of one page of a listing, and the address of the next one."""
+    from huggingface_hub import get_session
+    from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
+
+    tries = Tries()
+    while True:
+        try:
+            with get_session().get(url, headers=headers, stream=True, timeout=_PAGE_TIMEOUT_S) as answer:
+                hf_raise_for_status(_without_body(answer))
+                content = bytearray()
+                for piece in answer.iter_content(1 << 16):
+                    content += piece
+                    if len(content) > _MAX_PAGE_BYTES:
+                        raise gate.Refused(f"a page of the listing is longer than {_MAX_PAGE_BYTES} bytes")
+                    if time.monotonic() > deadline:
+                        raise gate.Refused(f"the listing does not end within {_LISTING_S:.0f} s")
+                following = answer.links.get("next", {}).get("url")
+            break
+        except OSError as error:
+            if time.monotonic() > deadline or not _is_worth_another_try(error) or not tries.again(moved=False):
+                raise
+    where = "a page of the listing"
+    entries = gate.sequence(gate.parse_json(bytes(content), where), where, _MAX_FILES)
+    return [gate.mapping(entry, where) for entry in entries], following
+
+
+def _without_body(answer: Any) -> Any:
+    """The same answer as far as its headers go: the library reads an error's body whatever its length."""
+    from requests import Response
+
+    bare = Response()
+    bare.status_code, bare.headers, bare.reason = answer.status_code, answer.headers, answer.reason
+    bare.url, bare.request = answer.url, answer.request
+    return bare
+
+
+def _remote_file(entry: Mapping[str, Any]) -> RemoteFile:
+    sha256 = gate.mapping(entry["lfs"], "lfs").get("oid") if entry.get("lfs") else None
+    return RemoteFile(entry.get("path"), entry.get("size"), entry.get("oid"), sha256)  # type: ignore[arg-type]
 
 
 def _bytes_on_the_way(folder: Path) -> int:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 import socketserver
 import threading
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LFS_SUFFIXES = (".ckpt", ".tar.gz", ".mp4", ".parquet")
@@ -53,7 +55,9 @@ class HubStandIn:
 
     `breaks[path]` holds, for each coming transfer, after how many bytes the connection is cut. `substitutes[path]` is
     sent instead of the file whose hash was promised. A path in `stalls` is sent up to that many bytes; then the
-    transfer waits, with `stalled` set, until `close`.
+    transfer waits, with `stalled` set, until `close`. Listings come in pages of `page_size`; an `endless` one names
+    its first page as the next, "again", or always another empty one, "empty", or sends one without an end, "bytes", or
+    an "error" of that kind.
     """
 
     repositories: dict[tuple[str, str], dict[str, bytes]]
@@ -61,6 +65,8 @@ class HubStandIn:
     substitutes: dict[str, bytes] = field(default_factory=dict)
     stalls: dict[str, int] = field(default_factory=dict)
     transfers: list[Transfer] = field(default_factory=list)
+    page_size: int = 1000
+    endless: str = ""
     stalled: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -122,9 +128,26 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(401, "RepoNotFound")
         elif action == "tree":
             below = [path for path in sorted(files) if path.startswith(f"{folder}/" if folder else "")]
-            self._json([self._entry(path, files[path]) for path in below])
+            self._list([self._entry(path, files[path]) for path in below])
         else:
             self._json({"id": repo[1], "sha": COMMIT, "siblings": []})
+
+    def _list(self, entries: list[dict[str, Any]]) -> None:
+        if self.hub.endless in ("bytes", "error"):
+            self.send_response(200 if self.hub.endless == "bytes" else 404)
+            self.end_headers()
+            with contextlib.suppress(ConnectionError):
+                while not self.hub.closing.is_set():
+                    self.wfile.write(b"[" * (1 << 16))
+            self.close_connection = True
+            return
+        split = urlsplit(self.path)
+        start = int(parse_qs(split.query).get("cursor", ["0"])[0])
+        following = 0 if self.hub.endless == "again" else start + self.hub.page_size
+        page = [] if self.hub.endless == "empty" else entries[start : start + self.hub.page_size]
+        has_more = self.hub.endless or following < len(entries)
+        link = f'<{self.hub.address}{split.path}?recursive=True&cursor={following}>; rel="next"'
+        self._json(page, {"Link": link} if has_more else {})
 
     @staticmethod
     def _entry(path: str, content: bytes) -> dict[str, Any]:
@@ -182,9 +205,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self.hub.closing.wait()
             self.close_connection = True
 
-    def _json(self, value: object) -> None:
+    def _json(self, value: object, headers: Mapping[str, str] | None = None) -> None:
         body = json.dumps(value).encode()
         self.send_response(200)
+        for name, content in (headers or {}).items():
+            self.send_header(name, content)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

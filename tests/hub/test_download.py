@@ -359,3 +359,27 @@ def test_manifests_alone_are_no_dataset(make_hub: MakeHub, tmp_path: Path, capsy
     make_hub({TOY: {f"toy/aa/{MANIFEST}": b"{}"}})
     assert main(["download", "data", "--toy", "--output", str(tmp_path)]) == 2
     assert "holds no recording" in capsys.readouterr().err
+
+
+def test_a_listing_of_many_pages_is_read_whole(make_hub: MakeHub) -> None:
+    hub = make_hub({TOY: {f"toy/{number:03d}/notes.txt": b"" for number in range(23)}})
+    hub.page_size = 5
+    assert len(transfer.Repository(TOY[1], "dataset").files()) == 23
+
+
+@pytest.mark.parametrize(
+    ("endless", "words"),
+    [
+        ("again", "the listing has no end"),
+        ("empty", "the listing has no end"),
+        ("bytes", "is longer than 16777216 bytes; tell the repository's owner"),
+        ("error", "404 Client Error"),
+    ],
+)
+def test_a_listing_without_an_end_is_refused(
+    make_hub: MakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str], endless: str, words: str
+) -> None:
+    make_hub({TOY: {"a": b""}}).endless = endless
+    assert main(["download", "data", "--toy", "--output", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
