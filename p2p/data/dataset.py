@@ -43,7 +43,7 @@ from p2p.object_storage import PATIENCE_S
 logger = logging.getLogger(__name__)
 
 TEXT_VERSIONS = ("gemini-2.5-flash", "gemini-2.5-flash-thinking-0905", "p2p")
-_KNOWN_RECORDINGS = 1 << 12
+_KNOWN_RECORDINGS = 1 << 9
 Starts = NDArray[np.int64]
 
 
@@ -292,7 +292,7 @@ class GameplayDataset(IterableDataset[dict[str, Any]]):
             if obj.get("num_canonical_nodes") != 0:
                 raise ValueError(
                     "the position in the data is that of an older version, whose order of chunks this one does not "
-                    "have; write resume_changed=true to go on from the next epoch on, or finish with that version"
+                    "have; begin the next epoch (a run does with resume_changed=true), or finish with that version"
                 )
             made_for = obj.get("initial_physical_nodes")
             if made_for != self.batch_size * self._num_ranks:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+ORDER = 2  # what checkpoints say of the order that they are in; 1, or nothing, was Streaming's
 LANES_PER_CHUNK = 24  # its divisors are the usual numbers of workers
 Integers = NDArray[np.int64]
 
@@ -36,6 +37,8 @@ def make_walk(counts: Integers, shards: Integers, choose: int, generator: np.ran
     With a generator, shards come in random order, and so do the recordings in each; without, recordings in theirs.
     Where more chunks are asked for than there are, recordings come again; of fewer, some are left out.
     """
+    if not choose:
+        return Walk(*np.zeros((3, 0), np.int64))
     total = int(counts.sum())
     rounds, rest = divmod(choose, total)
     walks = [_shuffled(counts, shards, generator) for _ in range(rounds + (rest > 0))]

@@ -148,7 +148,7 @@ class ShardFolder:
             if known is None or _identity(path) != known:
                 return False
             if self._limit:  # the copies that were not used for longest go first
-                os.utime(path, ns=(time.time_ns(), os.stat(path).st_mtime_ns))
+                os.utime(path, ns=(time.time_ns(), os.stat(path).st_mtime_ns), follow_symlinks=False)
         except FileNotFoundError:
             return False
         return True
@@ -237,8 +237,8 @@ class ShardFolder:
         for _, name, size in sorted(found):
             if used + needed <= self._limit:
                 return
-            remove_regular(self.folder / name)
-            used -= size
+            if remove_regular(self.folder / name):
+                used -= size
         if used + needed > self._limit:
             raise ShardError(
                 f"shard {self.folder / shard.raw.name}: {needed} bytes beside {used} others do not fit into "

@@ -10,6 +10,7 @@ from typing import Any
 
 from p2p import gate
 from p2p.config import PolicyConfig, to_dict
+from p2p.data.order import ORDER
 from p2p.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -27,14 +28,23 @@ _OF_THE_COURSE = (
     "policy.text_embedder",
 )
 DATA = "data"
+_ORDER = "order"
 
 
 def make_facts(recipe: Recipe, data: str, step: int, num_processes: int) -> dict[str, Any]:
     """The facts of a checkpoint's manifest: step, processes, the whole recipe, and which data (`data_identity`).
 
-    `finite` stands for: every weight, average and moment was looked at before it was written.
+    `order` is that of the chunks in an epoch. `finite` stands for: every weight, average and moment was looked at
+    before it was written.
     """
-    return {"step": step, "processes": num_processes, "finite": True, DATA: data, "recipe": to_dict(recipe)}
+    return {
+        "step": step,
+        "processes": num_processes,
+        "finite": True,
+        DATA: data,
+        _ORDER: ORDER,
+        "recipe": to_dict(recipe),
+    }
 
 
 def data_identity(streams: Any) -> str:
@@ -70,6 +80,8 @@ def check_same_run(facts: Mapping[str, Any], recipe: Recipe, data: str, where: s
     course = [line for name, line in changes if _kind(name) == "course"]
     if facts.get(DATA) not in (None, data):
         course.append(f"data.train: other recordings or shards than in the checkpoint ({recipe.data.train})")
+    if recipe.data.shuffle and facts.get(_ORDER) != ORDER:
+        course.append("the order of the chunks in an epoch: the checkpoint was written by an older version of p2p")
     if course and not recipe.resume_changed:
         raise ValueError(
             f"{where} is of a run with other settings: {'; '.join(course)}. Set them back, give the run another name "

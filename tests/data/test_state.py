@@ -67,7 +67,7 @@ def test_a_state_says_how_far_the_epoch_is(stream: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({}, "that of an older version.*write resume_changed=true"),
+        ({}, "that of an older version.*begin the next epoch"),
         ({"num_canonical_nodes": 0, "initial_physical_nodes": 8}, "an order of 8 chunks an update, and here 1 process"),
         ({"epoch": "2"}, "epoch of the loader's state is '2'"),
         ({"sample_in_epoch": -1, "num_canonical_nodes": 0, "initial_physical_nodes": 2}, "sample_in_epoch of the"),

@@ -18,7 +18,7 @@ from p2p.checkpoints.layout import METADATA
 from p2p.checkpoints.steps import KIND, check_checkpoint, local_steps, newest_local, step_name
 from p2p.config import PolicyConfig, to_dict
 from p2p.manifest import MANIFEST, write_manifest
-from p2p.recipe import Recipe
+from p2p.recipe import DataConfig, Recipe
 from p2p.train.facts import check_same_run, make_facts
 from p2p.train.paths import LOCK_NAME
 from p2p.train.publishing import WRITING
@@ -258,6 +258,15 @@ def test_what_the_course_depends_on_needs_consent(changes: dict[str, Any], data:
     with pytest.raises(ValueError, match=message):
         check_same_run(FACTS, recipe(**changes), data, "step-5")
     assert not check_same_run(FACTS, recipe(**changes, resume_changed=True), data, "step-5")
+
+
+def test_a_run_of_a_version_with_another_order_goes_on_from_the_next_epoch_on() -> None:
+    old = {name: value for name, value in FACTS.items() if name != "order"}
+    with pytest.raises(ValueError, match=r"order of the chunks .* an older version of p2p.*resume_changed=true"):
+        check_same_run(old, recipe(), "recordings", "step-5")
+    assert not check_same_run(old, recipe(resume_changed=True), "recordings", "step-5")
+    plain = recipe(data=DataConfig(shuffle=False))
+    assert check_same_run({**old, "recipe": to_dict(plain)}, plain, "recordings", "step-5")
 
 
 def test_architectures_differ_even_with_consent(caplog: pytest.LogCaptureFixture) -> None:
