@@ -65,7 +65,3 @@ class Lanes:
         if len(self._open) >= MAX_OPEN or sum(each.num_bytes() for each in self._open.values()) > MAX_PACKET_BYTES:
             return self._shared
         return self._open.setdefault(lane, _Open(SegmentDecoder(self._converter)))
-
-    @property
-    def num_open(self) -> int:
-        return len(self._open)

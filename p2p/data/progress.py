@@ -42,7 +42,7 @@ class Progress:
     def position(self) -> tuple[int, int]:
         """(epoch, chunks of it that were done when it was resumed); epoch -1: none has begun."""
         with self._locked():
-            epoch, resumed, offset, *_ = (self._shared[i] for i in (_EPOCH, _RESUMED, _OFFSET))
+            epoch, resumed, offset = (self._shared[i] for i in (_EPOCH, _RESUMED, _OFFSET))
         return (resumed, offset) if epoch <= resumed else (epoch, 0)
 
     def resume(self, state: Mapping[str, Any]) -> None:

@@ -167,8 +167,8 @@ def link_recordings(raw: Path, root: Path, num_recordings: int) -> Path:
 def bench_loader(raw: Path, root: Path, name: str, num_chunks: int) -> None:
     """A worker that has its recordings open, as all but the first chunks of an epoch find it.
 
-    Recordings are as long as the public dataset's (27 chunks), and 24 are open, as with updates of 80 chunks on 8 GPUs
-    of 10 workers each.
+    Recordings are as long as the public dataset's (27 chunks), and 24 are open; with updates of 80 chunks on 8 GPUs of
+    12 workers each, 20 are.
     """
     convert([link_recordings(raw, root / "raw", 32)], root / "out", COPIED)
     dataset = open_dataset(root / "out" / "train", phase="random", shuffle=True)
