@@ -87,10 +87,7 @@ def new_folder(path: Path | str) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        for file in temporary.iterdir():
-            if file.is_file():
-                sync(file)
-        sync(temporary)
+        sync_files(temporary)
         if path.is_dir():
             aside = temporary_path(path)
             os.rename(path, aside)
@@ -110,6 +107,28 @@ def remove_folder(path: Path) -> None:
     """
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
+
+
+def publish(finished: Path, path: Path) -> None:
+    """Give what was finished its final name: a file in place of an older one, or a folder, where none has the name.
+
+    Raises:
+        OSError: when it cannot be, or it lies on another file system.
+    """
+    if finished.is_dir():
+        sync_files(finished)
+    else:
+        sync(finished)
+    os.replace(finished, path)
+    sync(path.parent)
+
+
+def sync_files(folder: Path) -> None:
+    """Have a folder and the files in it, not those of folders in it, on the disk."""
+    for file in folder.iterdir():
+        if file.is_file():
+            sync(file)
+    sync(folder)
 
 
 def sync(path: Path) -> None:

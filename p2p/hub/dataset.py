@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from p2p import gate
+from p2p.files import publish
 from p2p.hub.archive import Archive, BadArchive
 from p2p.hub.choice import Search, archive_number, recordings_of_game, span
 from p2p.hub.transfer import STAGING, Downloads, RemoteFile
@@ -105,10 +105,10 @@ def unpack(
 def _move_recording(source: Path, target: Path) -> None:
     """Move a recording's folder under its final name; into a folder that is there already, file by file."""
     if not target.exists():
-        os.replace(source, target)
+        publish(source, target)
         return
     for path in source.iterdir():
-        os.replace(path, target / path.name)
+        publish(path, target / path.name)
 
 
 def _take_archive(

@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 from p2p import gate
-from p2p.files import take, write_file
+from p2p.files import publish, take, write_file
 
 logger = logging.getLogger(__name__)
 
@@ -364,7 +364,7 @@ class Downloads:
             return final
         staged = self.fetch_to_staging(file)
         final.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(staged, final)
+        publish(staged, final)
         self.mark_done(file.path, file.digest)
         logger.info("%s: %.1f MB, %s as named by the Hub", final, file.size / 1e6, file.digest.partition(":")[0])
         return final

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from p2p.files import temporary_path
+from p2p.files import publish, temporary_path
 from p2p.gate import open_regular, shown
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def make_whole(path: Path, rate: Fraction, most: int) -> int:
     copy = temporary_path(path)
     try:
         _copy(path, copy, num_whole)
-        os.replace(copy, path)
+        publish(copy, path)
     except OSError:
         _cut_torn_end(path)
         if _count(path, rate, most) != (num_whole, num_whole):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from p2p.files import InUse, new_file, new_folder, owned, runtime_folder, take, write_file
+from p2p.files import InUse, new_file, new_folder, owned, publish, runtime_folder, take, write_file
 
 
 def break_off(path: Path) -> None:
@@ -111,3 +111,18 @@ def test_the_runtime_folder_is_nobody_else_s(tmp_path: Path, monkeypatch: pytest
     runtime_folder().chmod(0o777)
     with pytest.raises(ValueError, match="XDG_RUNTIME_DIR"):
         runtime_folder()
+
+
+def test_what_is_finished_replaces_a_file_and_no_folder_that_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "new").write_bytes(b"new")
+    (tmp_path / "file").write_bytes(b"old")
+    publish(tmp_path / "new", tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == b"new"
+    for name in ("made", "there"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "content").write_text(name)
+    with pytest.raises(OSError, match="not empty"):
+        publish(tmp_path / "made", tmp_path / "there")
+    publish(tmp_path / "made", tmp_path / "folder")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "there"]
+    assert (tmp_path / "there" / "content").read_text() == "there"
