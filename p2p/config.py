@@ -23,6 +23,7 @@ from p2p import gate
 from p2p.actions import ACTION_SPACE_VERSION, ActionSpace
 from p2p.plain_yaml import MAX_BYTES, parse_yaml
 
+Z_WEIGHT = 1e-4  # of the z-loss in the training loss
 FRAME_SIZE = 192  # height and width of the pictures that are recorded and sent to a policy
 
 ConfigT = TypeVar("ConfigT")
@@ -63,7 +64,7 @@ MAX_FRAME_BYTES = 1 << 30  # of one chunk
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
 
@@ -81,7 +82,7 @@ class SamplingConfig:
         gate.number(self.temperature, "sampling.temperature", 0, MAX_TEMPERATURE)
         if self.top_p is not None:
             gate.number(self.top_p, "sampling.top_p", 1e-6, 1)
-        _require(
+        require(
             self.mouse_sampling in MOUSE_SAMPLINGS,
             f"sampling.mouse_sampling is {gate.shown(self.mouse_sampling)}; choose one of {', '.join(MOUSE_SAMPLINGS)}",
         )
@@ -125,21 +126,21 @@ class PolicyConfig:
         for name, (low, high) in _LIMITS.items():
             gate.whole_number(getattr(self, name), f"policy.{name}", low, high)
         for heads, name in ((self.num_heads, "num_heads"), (self.decoder_num_heads, "decoder_num_heads")):
-            _require(
+            require(
                 self.dim % heads == 0 and (self.dim // heads) % 2 == 0,
                 f"policy.dim {self.dim} must be an even multiple of policy.{name} {heads}",
             )
-        _require(
+        require(
             self.image_encoder in IMAGE_ENCODERS,
             f"policy.image_encoder is {gate.shown(self.image_encoder)}; choose one of {', '.join(IMAGE_ENCODERS)}",
         )
-        _require(
+        require(
             isinstance(self.text_embedder, str) and _NAME.fullmatch(self.text_embedder) is not None,
             f"policy.text_embedder is {gate.shown(self.text_embedder)}; write a name such as gemma or minilm",
         )
         gate.number(self.dropout, "policy.dropout", 0, 1)
-        _require(self.dropout < 1, f"policy.dropout is {self.dropout}; it must be in [0, 1)")
-        _require(
+        require(self.dropout < 1, f"policy.dropout is {self.dropout}; it must be in [0, 1)")
+        require(
             self.action_space_version == ACTION_SPACE_VERSION,
             f"policy.action_space_version is {gate.shown(self.action_space_version)}, this code speaks "
             f"{ACTION_SPACE_VERSION}; use the release of p2p that wrote the file",
@@ -150,7 +151,7 @@ class PolicyConfig:
 
     def _check_histories(self) -> None:
         if isinstance(self.attention_history, tuple):
-            _require(
+            require(
                 len(self.attention_history) == self.num_layers,
                 f"policy.attention_history has {len(self.attention_history)} entries; "
                 f"write one number, or {self.num_layers} (policy.num_layers)",
@@ -172,7 +173,7 @@ class PolicyConfig:
             ("bytes of attention masks", steps * tokens**2 * reach, MAX_MASK_BYTES),
             ("bytes of frames in a chunk", 3 * steps * self.frame_height * self.frame_width, MAX_FRAME_BYTES),
         ):
-            _require(
+            require(
                 amount <= limit,
                 f"policy: its sizes make {amount:,} {what}, at most {limit:,} are allowed; "
                 f"make policy.dim, num_layers, num_timesteps, attention_history, the tokens or the frames smaller",
@@ -180,14 +181,14 @@ class PolicyConfig:
 
     def _check_frame_size(self) -> None:
         multiple = {"efficientnet_b0": 16, "vit": self.vit_patch_size, "small_cnn": 48}[self.image_encoder]
-        _require(
+        require(
             self.frame_height % multiple == 0 and self.frame_width % multiple == 0,
             f"policy.frame_height x frame_width is {self.frame_height} x {self.frame_width}; "
             f"the {self.image_encoder} image encoder needs multiples of {multiple}",
         )
         if self.image_encoder == "vit":
             num_patches = (self.frame_height // self.vit_patch_size) * (self.frame_width // self.vit_patch_size)
-            _require(
+            require(
                 self.num_image_tokens == num_patches,
                 f"policy.num_image_tokens is {self.num_image_tokens}; the vit image encoder gives one token "
                 f"per patch: write {num_patches}",
@@ -236,7 +237,7 @@ def from_dict(cls: type[ConfigT], values: Mapping[str, Any], where: str) -> Conf
     kwargs: dict[str, Any] = {}
     for key, value in values.items():
         if key not in names:
-            raise ValueError(f"{where}: unknown key {gate.shown(key)}{_nearest(str(key), names)}")
+            raise ValueError(f"{where}: unknown key {gate.shown(key)}{nearest(str(key), names)}")
         kwargs[key] = _convert(hints[key], value, f"{where}: {key}")
     try:
         return cls(**kwargs)
@@ -258,7 +259,7 @@ def to_dict(config: Any) -> dict[str, Any]:
     return result
 
 
-def _nearest(key: str, names: Sequence[str]) -> str:
+def nearest(key: str, names: Sequence[str]) -> str:
     close = difflib.get_close_matches(key[:100], names, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known keys: {', '.join(sorted(names))}"
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from p2p import gate
-from p2p.config import PolicyConfig, _nearest, _require, from_dict, read_yaml, to_dict
+from p2p.config import Z_WEIGHT, PolicyConfig, from_dict, nearest, read_yaml, require, to_dict
 from p2p.plain_yaml import parse_yaml
 
 PRECISIONS = ("amp_bf16", "fp32")
@@ -61,7 +61,7 @@ class CorruptionConfig:
 
     def __post_init__(self) -> None:
         _check_probability("data.corruption", self, "replace", "nothing", "drop_history")
-        _require(
+        require(
             self.replace + self.nothing <= 1,
             f"data.corruption.replace {self.replace} and .nothing {self.nothing} add up to more than 1",
         )
@@ -113,14 +113,14 @@ class OptimizerConfig:
     clip: float | None = None
 
     def __post_init__(self) -> None:
-        _require(self.lr > 0, f"optimizer.lr is {self.lr}; it must be above 0")
-        _require(
+        require(self.lr > 0, f"optimizer.lr is {self.lr}; it must be above 0")
+        require(
             len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
             f"optimizer.betas is {self.betas}; write two numbers in [0, 1)",
         )
-        _require(self.eps > 0, f"optimizer.eps is {self.eps}; it must be above 0")
-        _require(self.weight_decay >= 0, f"optimizer.weight_decay is {self.weight_decay}; it must be 0 or more")
-        _require(
+        require(self.eps > 0, f"optimizer.eps is {self.eps}; it must be above 0")
+        require(self.weight_decay >= 0, f"optimizer.weight_decay is {self.weight_decay}; it must be 0 or more")
+        require(
             self.clip is None or self.clip > 0,
             f"optimizer.clip is {self.clip}; write a norm above 0, or null for no clipping",
         )
@@ -135,7 +135,7 @@ class ScheduleConfig:
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.shape in SCHEDULES, f"schedule.shape is {gate.shown(self.shape)}; choose one of {', '.join(SCHEDULES)}"
         )
         _check_counts("schedule.", self, 0, "warmup")
@@ -146,10 +146,10 @@ class ScheduleConfig:
 class LossConfig:
     """total = sum over heads of CE / ln(V) + z_weight * sum over heads of Z."""
 
-    z_weight: float = 1e-4
+    z_weight: float = Z_WEIGHT
 
     def __post_init__(self) -> None:
-        _require(self.z_weight >= 0, f"loss.z_weight is {self.z_weight}; it must be 0 or more")
+        require(self.z_weight >= 0, f"loss.z_weight is {self.z_weight}; it must be 0 or more")
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         if self.interval is not None:
-            _require(
+            require(
                 parse_duration(self.interval, "eval.interval")[1] == "ba",
                 f"eval.interval is {self.interval!r}; write a number of updates such as 500ba",
             )
@@ -224,22 +224,22 @@ class Recipe:
     log_interval: int = 10
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name) is not None,
             f"name is {gate.shown(self.name)}; use letters, digits, dots, dashes and underscores",
         )
         parse_duration(self.max_duration, "max_duration")
-        _require(
+        require(
             parse_duration(self.save_interval, "save_interval")[1] == "ba",
             f"save_interval is {self.save_interval!r}; write a number of updates such as 500ba",
         )
         _check_counts("", self, 1, "global_batch", "keep", "log_interval", "microbatch", "ema_half_life")
         _check_counts("", self, 0, "seed", high=2**32 - 1)
-        _require(
+        require(
             self.precision in PRECISIONS,
             f"precision is {gate.shown(self.precision)}; choose one of {', '.join(PRECISIONS)}",
         )
-        _require(
+        require(
             self.image_weights is None or self.policy.image_encoder == "efficientnet_b0",
             f"image_weights is {self.image_weights!r}, but they are for policy.image_encoder efficientnet_b0, "
             f"not {self.policy.image_encoder}",
@@ -328,7 +328,7 @@ def _check_key(parts: list[str], override: str) -> None:
         if part not in names:
             section = f" in {'.'.join(parts[:depth])}" if depth else ""
             raise ValueError(
-                f"override {gate.shown(override)}: unknown key {gate.shown(part)}{section}{_nearest(part, names)}"
+                f"override {gate.shown(override)}: unknown key {gate.shown(part)}{section}{nearest(part, names)}"
             )
         hint = typing.get_type_hints(cls)[part]
         if _is_mapping(hint):

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from p2p.config import Z_WEIGHT
 from p2p.console import aligned, say
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--free-chunks", type=int, default=64, help="chunks for the free run (default 64; 0: none)")
     parser.add_argument("--causality-repeats", type=int, default=3, help="repeats of the causality score (0: none)")
     parser.add_argument("--batch-size", type=int, help="chunks at a time (default: about 400 frames)")
-    parser.add_argument("--z-weight", type=float, default=1e-4, help="of loss.z_weight in its recipe (%(default)s)")
+    parser.add_argument("--z-weight", type=float, default=Z_WEIGHT, help="of loss.z_weight in its recipe (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default=None, help="cpu or cuda (default: cuda when there is one)")
 

@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from p2p.actions import HEADS, NUM_BUTTONS, NUM_KEYS, ActionSpace
-from p2p.model.losses import Z_WEIGHT, sum_heads, total_loss
+from p2p.config import Z_WEIGHT
+from p2p.model.losses import sum_heads, total_loss
 from p2p.model.network import ActionLogits
 
 Tally = dict[str, NDArray[np.float64]]

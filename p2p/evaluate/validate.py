@@ -317,8 +317,7 @@ def z_weight_of_recipe(location: str) -> float:
     Raises:
         ValueError: when it says something that is no weight.
     """
-    from p2p.config import read_yaml
-    from p2p.model.losses import Z_WEIGHT
+    from p2p.config import Z_WEIGHT, read_yaml
 
     path = Path(location, RECIPE_NAME)
     loss = read_yaml(path).get("loss") if path.is_file() else None

@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from p2p.actions import HEADS, NUM_CHOICES, ActionSpace
+from p2p.config import Z_WEIGHT
 from p2p.model.network import ActionLogits
 
 IGNORED = -100
-Z_WEIGHT = 1e-4
 Number = TypeVar("Number", bound=Any)  # a tensor or an array, of any shape
 
 

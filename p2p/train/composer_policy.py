@@ -13,7 +13,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from p2p.actions import HEADS
-from p2p.model.losses import Z_WEIGHT, FrameCounts, HeadSums, combine, label_mask, sum_heads, total_loss
+from p2p.config import Z_WEIGHT
+from p2p.model.losses import FrameCounts, HeadSums, combine, label_mask, sum_heads, total_loss
 from p2p.model.network import ActionLogits
 from p2p.model.policy import Policy
 from p2p.recipe import CorruptionConfig
