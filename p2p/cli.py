@@ -44,6 +44,7 @@ COMMANDS = {
     "train": Command("p2p.train.command", "train a policy by a recipe"),
     "serve": Command("p2p_serve.cli", "a policy behind a socket, in real time (also: p2p-serve)", is_program=True),
     "play": Command("p2p.play.command", "play episodes of a game through a running server"),
+    "bench": Command("p2p.bench.command", "a policy on suites of games, beside an expert and controls"),
     "export": Command("p2p.train.export", "a training checkpoint into a policy folder"),
     "import": Command("p2p.model.import_command", "a released .ckpt into a policy folder"),
     "export-dataset": Command("p2p_convert.export_dataset", "shards into a LeRobot dataset, for its viewers"),

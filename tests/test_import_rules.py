@@ -118,6 +118,10 @@ RULES = {
         ),
         (*TRAINER, "torch", "streaming", "vizdoom"),
     ),
+    "p2p.bench": Rule(
+        ("p2p.actions", "p2p.agents", "p2p.environments", "p2p.play", "p2p.processes"),
+        (*TRAINER, "torch", "streaming", "vizdoom", "av"),
+    ),
     "p2p.doctor": Rule((), (*TRAINER, "streaming", "vizdoom")),
     "p2p.hub": Rule(("p2p.config", "p2p.game_names"), LIGHT),
     "p2p.download": Rule(("p2p.hub", "p2p.model"), LIGHT),
