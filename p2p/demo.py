@@ -8,10 +8,11 @@ stage is reused when its note and those of all stages before it say the same.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
+import math
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -31,12 +32,13 @@ from p2p.play.report import Report, write_report
 from p2p.play.results import POLICY, SHUFFLED, PlayedEpisode, format_table, read_results, summarise, write_results
 from p2p.processes.reaper import mark_children
 from p2p.processes.stopping import stoppable
-from p2p.recipe import find_recipe
+from p2p.recipe import find_recipe, load_recipe, parse_duration
+from p2p.train.metrics_file import MetricsFile
 
 DEFAULT_OUT = Path("runs/demo")
 LOCK_FILE = ".lock"  # of the demo that works in the folder
 NUM_STAGES = 7
-_STEP = re.compile(r"step (\d+)/(\d+)\s+loss (\S+)")
+_LOOK_EVERY_S = 0.5  # at what a command has done
 
 
 @dataclass(frozen=True)
@@ -138,11 +140,14 @@ def record(settings: DemoSettings) -> str:
 
 def convert(settings: DemoSettings) -> str:
     """Shards of the recordings, with a validation split."""
-    out = settings.out / "shards"
-    command = [*_module("p2p_convert.cli"), str(settings.out / "raw"), str(out)]
-    command += ["--workers", str(settings.workers), "--split", f"val={settings.val_share:g}"]
-    lines = _run(command, settings.out / "logs" / "convert.log")
-    return next((line for line in reversed(lines) if "frames/s" in line), f"shards in {out}")
+    from p2p_convert.plan import Options
+    from p2p_convert.run import convert as convert_recordings
+
+    start_s = time.monotonic()
+    options = Options(val_fraction=settings.val_share)
+    summary = convert_recordings([settings.out / "raw"], settings.out / "shards", options, settings.workers)
+    num_frames, seconds = sum(summary.frames.values()), time.monotonic() - start_s
+    return f"{num_frames:,} frames in {seconds:.1f} s ({num_frames / seconds:,.0f} frames/s)"
 
 
 def train_command(settings: DemoSettings, seed: int, run_folder: Path) -> list[str]:
@@ -175,20 +180,19 @@ def train(settings: DemoSettings, seed: int) -> str:
     run_folder = run_folder_of(settings, seed)
     command = train_command(settings, seed, run_folder)
     say(f"      $ {' '.join(command)}")
-    progress: list[Progress] = []
+    metrics = MetricsFile(run_folder / "metrics.jsonl")
+    num_updates, unit = parse_duration(load_recipe(settings.recipe, command[3:]).max_duration, "max_duration")
+    progress = Progress("training", num_updates, "updates" if unit == "ba" else "epochs")
 
-    def show(line: str) -> None:
-        match = _STEP.search(line)
-        if match is not None:
-            if not progress:
-                progress.append(Progress("training", int(match[2]), "updates"))
-            progress[0].update(int(match[1]), note=f"loss {match[3]}")
+    def show() -> dict[str, Any]:
+        *_, last = [{"step": 0, "epoch": 0}, *metrics.entries()]
+        progress.update(last["step" if unit == "ba" else "epoch"], note=f"loss {last.get('loss', math.nan):.4f}")
+        return last
 
-    lines = _run([*_module("p2p.cli"), *command[1:]], settings.out / "logs" / f"train-{seed}.log", show)
-    if progress:
-        progress[0].close()
-    steps = [match for line in lines if (match := _STEP.search(line))]
-    return f"{steps[-1][2]} updates, loss {steps[-1][3]}" if steps else f"trained: {run_folder}"
+    _run([*_module("p2p.cli"), *command[1:]], settings.out / "logs" / f"train-{seed}.log", show)
+    last = show()
+    progress.close()
+    return f"{last['step']} updates, loss {last['loss']:.4f}" if "loss" in last else f"trained: {run_folder}"
 
 
 def export(run_folder: Path, policy: Path, log: Path) -> str:
@@ -229,38 +233,27 @@ def _module(name: str) -> list[str]:
     return [sys.executable, "-m", name]
 
 
-def _run(command: Sequence[str], log_path: Path, show: Callable[[str], None] = lambda line: None) -> list[str]:
-    """Run a command to its end, its output in a log file; returns the lines.
+def _run(command: Sequence[str], log_path: Path, while_it_runs: Callable[[], object] = lambda: None) -> None:
+    """Run a command to its end, its output in a log file.
 
     Raises:
         ValueError: when it fails, with its last lines.
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    lines: list[str] = []
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
-    assert process.stdout is not None
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
-        with log_path.open("w") as log:
-            for line in process.stdout:
-                log.write(line)
-                log.flush()
-                lines.append(line.rstrip())
-                show(lines[-1])
-        status = process.wait()
+        while process.poll() is None:
+            while_it_runs()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_LOOK_EVERY_S)
     finally:
         process.kill()
         process.wait()
-    if status != 0:
-        end = "\n".join(f"    {line}" for line in lines[-12:])
-        raise ValueError(f"{' '.join(command)} ended with status {status}; its log is {log_path}, and ends:\n{end}")
-    return lines
+    if process.returncode != 0:
+        end = "\n".join(f"    {line}" for line in log_path.read_text(errors="replace").splitlines()[-12:])
+        status = f"ended with status {process.returncode}; its log is {log_path}"
+        raise ValueError(f"{' '.join(command)} {status}, and ends:\n{end}")
 
 
 # ------------------------------------------------------------------ all stages
@@ -328,7 +321,8 @@ def report(settings: DemoSettings, seed: int, episodes: Sequence[PlayedEpisode],
             ("a recording with the recorded and the predicted actions, frame by frame", "evaluation/view.html"),
         ]
     title = f"P2P demo: {settings.game}, training seed {seed}"
-    content = Report(title, find_game(settings.game), episodes, facts, run_folder / "metrics.jsonl", links, seconds)
+    metrics = [*MetricsFile(run_folder / "metrics.jsonl").entries()]
+    content = Report(title, find_game(settings.game), episodes, facts, metrics, links, seconds)
     return write_report(content, folder)
 
 

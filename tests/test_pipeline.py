@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from p2p.actions import KEY_NAMES
-from p2p.agents.remote import Client
+from p2p.agents.remote import RemoteAgent
 from p2p.agents.serving import served
 
 ARGUMENTS = ["--recordings", "3", "--updates", "6", "--episodes", "1"]
@@ -47,9 +48,9 @@ def test_a_recorded_game_becomes_a_served_policy_and_a_report(repository: Path, 
     for name in ("report.md", "training.png", "scores.png", "keys.png", "play.mp4", "evaluation/view.html"):
         assert (folder / name).stat().st_size > 100, name
 
-    with served(folder / "policy", seed=1) as address, Client(address) as client:
+    with served(folder / "policy", seed=1) as address, closing(RemoteAgent(address)) as agent:
         for value in (0, 100, 200):
-            action = client.ask(np.full((192, 192, 3), value, np.uint8))
+            action = agent.act(np.full((192, 192, 3), value, np.uint8), {})
             assert set(action.keys) <= set(KEY_NAMES)
 
     again = demo(repository, out)

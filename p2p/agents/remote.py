@@ -1,4 +1,4 @@
-"""The client's side of the real-time protocol: frames out, actions back, over a Unix or a TCP socket.
+"""A policy behind a Unix or a TCP socket: frames out, actions back.
 
 It knows docs/protocol.md and nothing of the policy behind the socket.
 """
@@ -7,8 +7,6 @@ import math
 import select
 import socket
 import time
-from types import TracebackType
-from typing import Self
 
 from p2p.actions import Action
 from p2p.environments.game import Frame, Info
@@ -52,27 +50,51 @@ def tell(address: str, instruction: str, any_user: bool = False) -> None:
         raise ValueError(f"{address}: --text {instruction!r}: {answer.removeprefix('error: ') or 'no answer'}")
 
 
-class Client:
-    """One session: the server keeps one player's history for as long as the connection lives.
+class RemoteAgent:
+    """A policy behind a socket. The server keeps one player's history for as long as the connection lives.
 
     Args:
+        timeout_s: how long an answer may take.
         any_user: play with whoever listens at the address, not only with a server of this user or root.
+        one_session: all episodes are one session, for a program in which they follow each other without an end;
+            otherwise each is one of its own.
+
+    `text` is what the policy is told before each session; None: whatever its server was told last.
     """
 
-    def __init__(self, address: str, timeout_s: float = 30.0, any_user: bool = False) -> None:
-        self._address, self._timeout_s = address, timeout_s
-        self._socket = connect(address, timeout_s, any_user)
-        self._readable = select.poll()  # unlike select, for any number of open files
-        self._readable.register(self._socket, select.POLLIN)
-        self._reader = MessageReader(_MAX_ACTION_BYTES)
-        self._next_id = 0
+    def __init__(
+        self, address: str, timeout_s: float = 30.0, any_user: bool = False, one_session: bool = False
+    ) -> None:
+        self._address, self._timeout_s, self._any_user = address, timeout_s, any_user
+        self._one_session = one_session
+        self.text: str | None = None
+        self._socket: socket.socket | None = None
 
-    def send(self, frame: Frame) -> int:
+    def reset(self, seed: int = 0) -> None:
+        """Begin a session. What is drawn in it is the server's business."""
+        if self._socket is not None and self._one_session:
+            return
+        self.close()
+        if self.text is not None:
+            tell(self._address, self.text, self._any_user)
+        self._connect()
+
+    def _connect(self) -> socket.socket:
+        if self._socket is None:
+            self._socket = connect(self._address, self._timeout_s, self._any_user)
+            self._readable = select.poll()  # unlike select, for any number of open files
+            self._readable.register(self._socket, select.POLLIN)
+            self._reader = MessageReader(_MAX_ACTION_BYTES)
+            self._next_id = 0
+        return self._socket
+
+    def send(self, observation: Frame, info: Info) -> int:
         """Send a frame uint8 [Y, X, 3]; returns its id, which the answer will carry."""
+        connection = self._connect()
         frame_id, self._next_id = self._next_id, next_frame_id(self._next_id)
         try:
-            self._socket.settimeout(self._timeout_s)
-            self._socket.sendall(encode_frame(frame, frame_id))
+            connection.settimeout(self._timeout_s)
+            connection.sendall(encode_frame(observation, frame_id))
         except OSError as error:
             raise ValueError(f"{self._address}: the server does not take frames any more ({error})") from error
         return frame_id
@@ -82,13 +104,14 @@ class Client:
 
         At most the first `_MAX_READS` pieces of them: those of a server that sends more are for the next call.
         """
+        connection = self._connect()
         found: list[tuple[Action, int]] = []
         for _ in range(_MAX_READS):
             wait_s = max(0.0, deadline_s - time.monotonic()) if not found else 0.0
             if not self._readable.poll(math.ceil(1000 * wait_s)):
                 return found
             try:
-                data = self._socket.recv(_CHUNK_BYTES)
+                data = connection.recv(_CHUNK_BYTES)
             except OSError as error:
                 raise ValueError(f"{self._address}: the connection broke ({error})") from error
             if not data and found:  # what came before the end counts; the next call reports the end
@@ -98,9 +121,9 @@ class Client:
             found += [parse_action(payload) for payload in self._reader.feed(data)]
         return found
 
-    def ask(self, frame: Frame) -> Action:
+    def act(self, observation: Frame, info: Info) -> Action:
         """Send a frame and wait for its own answer."""
-        frame_id = self.send(frame)
+        frame_id = self.send(observation, info)
         deadline_s = time.monotonic() + self._timeout_s
         while time.monotonic() < deadline_s:
             for action, answered in self.answers(deadline_s):
@@ -109,62 +132,7 @@ class Client:
         raise ValueError(f"{self._address}: no answer to frame {frame_id} within {self._timeout_s:g} s")
 
     def close(self) -> None:
-        """End the session."""
-        self._socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class RemoteAgent:
-    """A policy behind a socket; each episode is a session of its own.
-
-    Args:
-        any_user: as of `Client`.
-        one_session: all episodes are one session, for a program in which they follow each other without an end.
-    """
-
-    def __init__(
-        self, address: str, timeout_s: float = 30.0, any_user: bool = False, one_session: bool = False
-    ) -> None:
-        self._address, self._timeout_s, self._any_user = address, timeout_s, any_user
-        self._one_session = one_session
-        self._client: Client | None = None
-        self.text: str | None = None  # what it is told before each episode; None: whatever it was told last
-
-    def reset(self, seed: int = 0) -> None:
-        """A new session; the server draws by a seed of its own."""
-        if self._client is not None and self._one_session:
-            return
-        self.close()
-        if self.text is not None:
-            tell(self._address, self.text, self._any_user)
-        self._client = Client(self._address, self._timeout_s, self._any_user)
-
-    def act(self, observation: Frame, info: Info) -> Action:
-        """Send the picture, and wait for its own answer."""
-        return self._session.ask(observation)
-
-    def send(self, observation: Frame, info: Info) -> int:
-        """As `Client.send`: for a clock that does not wait."""
-        return self._session.send(observation)
-
-    def answers(self, deadline_s: float) -> list[tuple[Action, int]]:
-        """As `Client.answers`."""
-        return self._session.answers(deadline_s)
-
-    @property
-    def _session(self) -> Client:
-        assert self._client is not None, "reset() comes first"
-        return self._client
-
-    def close(self) -> None:
         """End the session, if one is open."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None

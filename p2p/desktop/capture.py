@@ -13,16 +13,9 @@ class _Image(ctypes.Structure):
     """The beginning of Xlib's XImage, up to the fields that are read here."""
 
     _fields_ = (
-        ("width", ctypes.c_int),
-        ("height", ctypes.c_int),
-        ("xoffset", ctypes.c_int),
-        ("format", ctypes.c_int),
+        *((name, ctypes.c_int) for name in ["width", "height", "xoffset", "format"]),
         ("data", ctypes.c_void_p),
-        ("byte_order", ctypes.c_int),
-        ("bitmap_unit", ctypes.c_int),
-        ("bitmap_bit_order", ctypes.c_int),
-        ("bitmap_pad", ctypes.c_int),
-        ("depth", ctypes.c_int),
+        *((name, ctypes.c_int) for name in ["byte_order", "bitmap_unit", "bitmap_bit_order", "bitmap_pad", "depth"]),
         ("bytes_per_line", ctypes.c_int),
         ("bits_per_pixel", ctypes.c_int),
     )
@@ -110,32 +103,16 @@ def _libraries() -> tuple[Any, Any, Any]:
         raise ValueError("libX11 and libXext are not installed: apt install libx11-6 libxext6")
     x, ext = (ctypes.CDLL(name, use_errno=True) for name in names)
     libc = ctypes.CDLL(None, use_errno=True)
-    pointer = ctypes.c_void_p
+    pointer, number, unsigned, image = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint, ctypes.POINTER(_Image)
     x.XSetErrorHandler(_ignore_error)  # Xlib's own one ends the process
-    x.XOpenDisplay.restype = x.XDefaultVisual.restype = pointer
+    x.XOpenDisplay.restype = x.XDefaultVisual.restype = libc.shmat.restype = pointer
     x.XDefaultScreen.argtypes = x.XCloseDisplay.argtypes = [pointer]
-    x.XDefaultDepth.argtypes = x.XDefaultVisual.argtypes = x.XSync.argtypes = [pointer, ctypes.c_int]
-    ext.XShmCreateImage.restype = ctypes.POINTER(_Image)
-    ext.XShmCreateImage.argtypes = [
-        pointer,
-        pointer,
-        ctypes.c_uint,
-        ctypes.c_int,
-        pointer,
-        pointer,
-        ctypes.c_uint,
-        ctypes.c_uint,
-    ]
+    x.XDefaultDepth.argtypes = x.XDefaultVisual.argtypes = x.XSync.argtypes = [pointer, number]
+    ext.XShmCreateImage.restype = image
+    ext.XShmCreateImage.argtypes = [pointer, pointer, unsigned, number, pointer, pointer, unsigned, unsigned]
     ext.XShmAttach.argtypes = ext.XShmDetach.argtypes = [pointer, pointer]
-    ext.XShmGetImage.argtypes = [
-        pointer,
-        ctypes.c_ulong,
-        ctypes.POINTER(_Image),
-        ctypes.c_int,
-        ctypes.c_int,
-        ctypes.c_ulong,
-    ]
-    libc.shmget.argtypes = [ctypes.c_int, ctypes.c_size_t, ctypes.c_int]
-    libc.shmat.restype, libc.shmat.argtypes = pointer, [ctypes.c_int, pointer, ctypes.c_int]
-    libc.shmctl.argtypes = [ctypes.c_int, ctypes.c_int, pointer]
+    ext.XShmGetImage.argtypes = [pointer, ctypes.c_ulong, image, number, number, ctypes.c_ulong]
+    libc.shmget.argtypes = [number, ctypes.c_size_t, number]
+    libc.shmat.argtypes = [number, pointer, number]
+    libc.shmctl.argtypes = [number, number, pointer]
     return x, ext, libc

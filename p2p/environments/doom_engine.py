@@ -4,11 +4,13 @@ import contextlib
 import importlib.util
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from p2p.actions import Action
+from p2p.processes.reaper import mark_children
 from p2p.processes.scratch import Scratch, engine_memory
 
 TICS_PER_STEP = 2
@@ -102,7 +104,7 @@ def button_values(action: Action, keys: Mapping[str, str] = KEY_BUTTONS) -> list
     return [*pressed, action.dx * TURN_DEG_PER_PIXEL / TICS_PER_STEP]
 
 
-SETTINGS_FILE = "engine.ini"
+_SETTINGS_FILE = "engine.ini"
 NORMAL_SKILL = 3
 LEVEL_START_TIC = 10  # before it, the player of a level does not move
 POSE_VARIABLES: tuple[str, ...] = ("POSITION_X", "POSITION_Y", "ANGLE")
@@ -113,20 +115,20 @@ LEVEL_VARIABLES: tuple[str, ...] = (
 WINDOW_SIZES = {1: "RES_320X240", 2: "RES_640X480", 4: "RES_1280X960"}  # by --scale
 
 
-def make_engine(
+@contextlib.contextmanager
+def running_engine(
     content: str | LevelMap,
-    scratch: Scratch,
+    settings: str = "",
     labels: bool = False,
     window: bool = False,
     ticrate: int = 35,
     scale: int = 1,
-) -> Any:
-    """ViZDoom's engine with a scenario or a level loaded.
+) -> Iterator[Any]:
+    """ViZDoom's engine with a scenario or a level loaded, which ends with the block and leaves nothing.
 
     Args:
         content: the name of a scenario, or a level.
-        scratch: where the engine starts and has its SETTINGS_FILE, made when it is not there; its shared memory
-            goes with it.
+        settings: the content of its settings file, if it is not to make one: bindings are read from there only.
         labels: let the engine say what is on the screen.
         window: run by itself in a window, `ticrate` tics a second, with the keyboard and the mouse, instead of
             step by step without one.
@@ -143,22 +145,35 @@ def make_engine(
         raise ValueError(
             f"--scale {scale}: the game's window can be {', '.join(map(str, WINDOW_SIZES))} times its size"
         )
-    engine = vizdoom.DoomGame()
-    _load(engine, content)
-    engine.set_doom_config_path(str(scratch.path / SETTINGS_FILE))
+    mark_children()
+    with closing(Scratch("doom")) as scratch:
+        if settings:
+            (scratch.path / _SETTINGS_FILE).write_text(settings)
+        engine = vizdoom.DoomGame()
+        _load(engine, content)
+        _set_up(engine, labels, window, scale)
+        engine.set_doom_config_path(str(scratch.path / _SETTINGS_FILE))
+        engine.set_ticrate(ticrate)
+        before = engine_memory()
+        # The engine makes a folder of its own where it starts.
+        with engine_errors(str(content)), contextlib.chdir(scratch.path):
+            engine.init()
+        scratch.remember(engine_memory() - before)
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+
+def _set_up(engine: Any, labels: bool, window: bool, scale: int) -> None:
+    import vizdoom
+
     engine.set_screen_resolution(getattr(vizdoom.ScreenResolution, WINDOW_SIZES[scale]))
     engine.set_screen_format(vizdoom.ScreenFormat.RGB24)
     engine.set_labels_buffer_enabled(labels)
     engine.set_window_visible(window)
     engine.set_sound_enabled(False)
     engine.set_mode(vizdoom.Mode.ASYNC_SPECTATOR if window else vizdoom.Mode.PLAYER)
-    engine.set_ticrate(ticrate)
-    before = engine_memory()
-    # The engine makes a folder of its own where it starts.
-    with engine_errors(str(content)), contextlib.chdir(scratch.path):
-        engine.init()
-    scratch.remember(engine_memory() - before)
-    return engine
 
 
 def _load(engine: Any, content: str | LevelMap) -> None:

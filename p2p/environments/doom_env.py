@@ -7,6 +7,7 @@ function that the server uses for frames of other sizes.
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,10 @@ from p2p.environments.doom_engine import (
     bearing_deg,
     button_values,
     engine_errors,
-    make_engine,
+    running_engine,
 )
 from p2p.environments.environment import AnyAction, Environment, as_action
-from p2p.environments.game import Frame
-from p2p.processes.reaper import mark_children
-from p2p.processes.scratch import Scratch
+from p2p.environments.game import Frame, Outcome
 
 
 class DoomEnv(Environment):
@@ -39,9 +38,8 @@ class DoomEnv(Environment):
     def __init__(self, scenario: str, labels: bool = False, pictures: bool = True) -> None:
         super().__init__()
         self._scenario, self._labels, self._pictures = scenario, labels, pictures
-        mark_children()
-        self._scratch = Scratch("doom")  # the engine writes its settings file there
-        self._engine = make_engine(scenario, self._scratch, labels=labels)
+        self._stack = ExitStack()
+        self._engine = self._stack.enter_context(running_engine(scenario, labels=labels))
         self._picture: Frame = np.zeros(self.observation_space.shape or (), np.uint8)
         self._last_places: dict[int, tuple[str, float, float]] = {}
 
@@ -53,7 +51,7 @@ class DoomEnv(Environment):
         self._last_places = {}
         return self._observation(), self._info()
 
-    def step(self, action: AnyAction) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
+    def step(self, action: AnyAction) -> Outcome:
         with engine_errors(self._scenario):
             reward = self._engine.make_action(button_values(as_action(action)), TICS_PER_STEP)
         over = self._engine.is_episode_finished()
@@ -93,5 +91,4 @@ class DoomEnv(Environment):
         return found
 
     def close(self) -> None:
-        self._engine.close()
-        self._scratch.close()
+        self._stack.close()

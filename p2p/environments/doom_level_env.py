@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from p2p.environments.doom_engine import (
     LevelMap,
     button_values,
     engine_errors,
-    make_engine,
+    running_engine,
 )
 from p2p.environments.doom_yardstick import max_seconds, yardstick
 from p2p.environments.environment import AnyAction, Environment, as_action
@@ -27,8 +28,6 @@ from p2p.levels.mechanisms import Key
 from p2p.levels.progress import Progress
 from p2p.levels.targets import Situation
 from p2p.levels.view import Seen, View
-from p2p.processes.reaper import mark_children
-from p2p.processes.scratch import Scratch
 
 START_STEPS = 10  # of random keys before an episode, so that seeds differ where nothing else is random
 KEY_COLOURS: dict[str, Key] = {"Blue": "blue", "Yellow": "yellow", "Red": "red"}
@@ -54,12 +53,10 @@ class DoomLevelEnv(Environment):
         num_steps = START_STEPS + round(seconds * FRAME_RATE_HZ)
         self._level = replace(level, max_tics=num_steps * TICS_PER_STEP)
         self._labels, self._pictures = labels, pictures
-        mark_children()
-        self._scratch = Scratch("doom")
-        self._engine = make_engine(self._level, self._scratch, labels=labels)
+        self._stack = ExitStack()
+        self._engine = self._stack.enter_context(running_engine(self._level, labels=labels))
         self._picture: Frame = np.zeros(self.observation_space.shape or (), np.uint8)
         self._state: Any = None
-        self._closed = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
         episode_seed = self.episode_seed(seed)
@@ -170,10 +167,7 @@ class DoomLevelEnv(Environment):
         )
 
     def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._engine.close()
-            self._scratch.close()
+        self._stack.close()
 
 
 def start_actions(seed: int) -> list[Action]:

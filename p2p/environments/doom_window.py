@@ -2,11 +2,9 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
-from p2p.environments.doom_engine import SETTINGS_FILE, LevelMap, engine_errors, make_engine
-from p2p.processes.reaper import mark_children
-from p2p.processes.scratch import Scratch
+from p2p.environments.doom_engine import LevelMap, engine_errors, running_engine
 
 TITLE = "VIZDOOM"
 TICRATE = 40  # of the engine: two tics are 1/20 s
@@ -32,13 +30,11 @@ class DoomWindow:
     def __init__(self, content: str | LevelMap, scale: int = 1) -> None:
         self.title, self.process = TITLE, None
         self._name, self._ended = str(content), ""
-        mark_children()
-        self._scratch = Scratch("doom")
-        settings = "\n".join(f"{key}={command}" for key, command in BINDINGS.items())
-        # The engine reads bindings from this file only: as command-line arguments it ignores them without a word.
-        text = f"[GlobalSettings]\nUse_Mouse=true\n[Doom.Bindings]\n{settings}\n"
-        (self._scratch.path / SETTINGS_FILE).write_text(text)
-        self._engine = make_engine(content, self._scratch, window=True, ticrate=TICRATE, scale=scale)
+        bindings = "\n".join(f"{key}={command}" for key, command in BINDINGS.items())
+        settings = f"[GlobalSettings]\nUse_Mouse=true\n[Doom.Bindings]\n{bindings}\n"
+        self._stack = ExitStack()
+        engine = running_engine(content, settings, window=True, ticrate=TICRATE, scale=scale)
+        self._engine = self._stack.enter_context(engine)
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="doom", daemon=True)
@@ -91,5 +87,4 @@ class DoomWindow:
     def close(self) -> None:
         self._closing.set()
         self._thread.join(5)
-        self._engine.close()
-        self._scratch.close()
+        self._stack.close()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Frame = NDArray[np.uint8]  # [Y, X, 3] RGB
 Info = Mapping[str, Any]  # what an environment says beside its picture
+Outcome = tuple[Frame, Any, bool, bool, dict[str, Any]]  # what `Env.step` returns
 
 
 class Agent(Protocol):

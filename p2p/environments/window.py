@@ -20,9 +20,7 @@ from p2p.desktop.display import find_window, focus, open_display, virtual_displa
 from p2p.desktop.input import InputDevice
 from p2p.desktop.person import PersonWatch, SharedControls
 from p2p.environments.environment import AnyAction, Environment, as_action
-from p2p.environments.game import Frame
-
-Outcome = tuple[Frame, float, bool, bool, dict[str, Any]]  # what `step` returns
+from p2p.environments.game import Frame, Outcome
 
 
 class WindowedProgram(Protocol):

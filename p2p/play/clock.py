@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from p2p.actions import FRAME_RATE_HZ, Action
-from p2p.environments.game import Agent, Frame, Info
+from p2p.environments.game import Agent, Frame, Info, Outcome
 
 if TYPE_CHECKING:
     import gymnasium
@@ -64,9 +64,6 @@ class TickStatistics:
             f"{self.num_ticks} ticks at {FRAME_RATE_HZ} Hz, {100 * self.late_share:.1f} % late or dropped, "
             f"round trip p50 {p50:.1f} ms, p99 {p99:.1f} ms"
         )
-
-
-Outcome = tuple[Frame, Any, bool, bool, dict[str, Any]]  # what `Env.step` returns
 
 
 class Clock(Protocol):
@@ -166,7 +163,7 @@ class RealtimeClock:
         what all of them come to.
         """
         live_agent = agent if isinstance(agent, LiveAgent) else _Immediate(agent)
-        live_env = env.unwrapped if isinstance(env.unwrapped, LiveEnv) else None
+        live_env = env if isinstance(env, LiveEnv) else None
         done = self._tick(live_agent, observation, info, live_env.hold if live_env else None)
         return done, live_env.observe() if live_env else env.step(done)
 
@@ -177,11 +174,13 @@ class RealtimeClock:
         self._sent_s[agent.send(observation, info)] = sent_s
         deadline_s = self._ticker.deadline_s
         done = self._held.at_rest()
-        while self._sent_s and self._clock() < deadline_s:
+        while self._sent_s:
             for answer in self._take(agent, deadline_s):
                 if execute is not None:
                     execute(answer)
                 done = done.followed_by(answer)
+            if self._clock() >= deadline_s:  # asked once at least: an agent in this process may take longer than a tick
+                break
         while (left_s := deadline_s - self._clock()) > 0:
             time.sleep(left_s)
         self.statistics.num_ticks += 1

@@ -5,18 +5,42 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from p2p.actions import Action
+from p2p.agents.controls import BlindAgent, IdleAgent, RandomAgent, ShuffledAgent
+from p2p.agents.remote import RemoteAgent
 from p2p.agents.serving import served
 from p2p.console import Progress
-from p2p.environments.registry import find_game
-from p2p.play.players import PlannedEpisode, Players
+from p2p.environments.game import Agent, Frame, Info
+from p2p.environments.registry import AGENT_NAMES, find_game, make_agent, make_env
+from p2p.play.clock import RealtimeClock
 from p2p.play.results import POLICY, SHUFFLED, PlayedEpisode
+from p2p.play.rollout import rollout
+from p2p.play.subscribers import Film, Presses, score_caption
 from p2p.processes.workers import CONTEXT, Report, run_workers
+from p2p.recording.film import VideoWriter
+
+if TYPE_CHECKING:
+    import gymnasium
 
 COMPARISONS = ("random", "blind", "expert", "contrary", "idle", SHUFFLED)
 FIRST_SEED = 1_000_000_000  # evaluation begins here; recordings use seeds below
+SAMPLE_EPISODES = 4  # of the scripted player: what the blind player draws from, and the frames of other moments
+SAMPLE_SEED = 900_000_000
+MAX_SHUFFLED_FRAMES = 600
+
+
+@dataclass(frozen=True)
+class PlannedEpisode:
+    """One episode to play: who plays it, and its seed."""
+
+    player: str
+    seed: int
+    video: str | None = None  # write a video there
+    text: str | None = None  # what the policy is told ("": nothing); None: whatever its server was told last
 
 
 @dataclass(frozen=True)
@@ -93,6 +117,86 @@ def _play_some(settings: PlaySettings, address: str, todo: Any, report: Report) 
         while (item := todo.get()) is not None:
             index, planned = item
             report("episode", (index, players.play(planned)))
+
+
+class Players:
+    """Opens the game once for each way of seeing it, and makes agents when they are needed.
+
+    Args:
+        address: of the policy's server; "" when no policy plays.
+        any_user: even if another user runs it.
+        realtime: the policy's episodes hold the 20 Hz of the wall clock.
+    """
+
+    def __init__(self, game: str, address: str, any_user: bool = False, realtime: bool = False) -> None:
+        self._game, self._realtime = find_game(game), realtime
+        self._policy = RemoteAgent(address, any_user=any_user)
+        self._stack = ExitStack()
+        self._stack.callback(self._policy.close)
+        self._env = cache(self._open)
+        self._samples = cache(self._sample)
+
+    def close(self) -> None:
+        """End the games, and the policy's session."""
+        self._stack.close()
+
+    def _open(self, labels: bool, pictures: bool) -> gymnasium.Env[Frame, Any]:
+        env = make_env(self._game.name, labels=labels, pictures=pictures)
+        self._stack.callback(env.close)
+        return env
+
+    def play(self, planned: PlannedEpisode) -> PlayedEpisode:
+        """One whole episode."""
+        name, presses = planned.player, Presses()
+        agent = self._agent(name)
+        env = self._env(name in AGENT_NAMES, name == POLICY)  # who does not look saves the resizing
+        clock = RealtimeClock() if self._realtime and name == POLICY else None
+        self._policy.text = planned.text
+        with ExitStack() as stack:
+            films = []
+            if planned.video:
+                film = stack.enter_context(VideoWriter(Path(planned.video)))
+                films.append(Film(film, self._game.keys, score_caption(self._game.name)))
+            (episode,) = rollout(env, agent, [*films, presses], clock, seed=planned.seed)
+        return PlayedEpisode(name, planned.seed, episode.score, episode.num_steps, dict(presses.counts), planned.text)
+
+    def _agent(self, name: str) -> Agent:
+        if name == POLICY:
+            return self._policy
+        if name == SHUFFLED:
+            return ShuffledAgent(self._policy, self._samples().frames)
+        if name == "blind":
+            return BlindAgent(self._samples().actions)
+        if name in AGENT_NAMES:
+            return make_agent(self._game, name)
+        return RandomAgent(self._game) if name == "random" else IdleAgent()
+
+    def _sample(self) -> Sampled:
+        """All actions and some frames of a few episodes of the scripted player."""
+        env = self._env(True, False)
+        every = max(1, SAMPLE_EPISODES * self._game.max_steps // MAX_SHUFFLED_FRAMES)
+        sampled = Sampled(make_agent(self._game), env, every)
+        rollout(env, sampled, episodes=SAMPLE_EPISODES, seed=SAMPLE_SEED)
+        return sampled
+
+
+class Sampled:
+    """An agent whose actions are kept, and of every few of them the picture before it."""
+
+    def __init__(self, agent: Agent, env: gymnasium.Env[Frame, Any], every: int) -> None:
+        self._agent, self._env, self._every = agent, env, every
+        self.actions: list[Action] = []
+        self.frames: list[Frame] = []
+
+    def reset(self, seed: int) -> None:
+        self._agent.reset(seed)
+
+    def act(self, observation: Frame, info: Info) -> Action:
+        if len(self.actions) % self._every == 0:
+            picture: Any = self._env.render()
+            self.frames.append(picture)
+        self.actions.append(self._agent.act(observation, info))
+        return self.actions[-1]
 
 
 def start_servers(

@@ -1,6 +1,5 @@
 """What a comparison of players looks like on paper: Markdown with pictures, from the results and the training's log."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ class Report:
 
     Args:
         facts: lines of the opening list.
-        metrics: the training's metrics.jsonl; None: no curve.
+        metrics: the entries of the training's metrics.jsonl; none: no curve.
         links: (text, target) of the further files, relative to the report.
         stage_seconds: how long each stage took.
     """
@@ -29,7 +28,7 @@ class Report:
     game: Game
     episodes: Sequence[PlayedEpisode]
     facts: Sequence[str] = ()
-    metrics: Path | None = None
+    metrics: Sequence[Mapping[str, Any]] = ()
     links: Sequence[tuple[str, str]] = ()
     stage_seconds: Mapping[str, float] | None = None
 
@@ -44,8 +43,8 @@ def write_report(report: Report, folder: Path) -> Path:
     lines += ["Each dot is an episode; all players played the same seeds.", "", "![scores](scores.png)", ""]
     plot_keys(report.episodes, report.game, folder / "keys.png")
     lines += ["## Keys", "", "Share of the steps in which a key was down.", "", "![keys](keys.png)", ""]
-    if report.metrics is not None and report.metrics.is_file():
-        plot_training(read_metrics(report.metrics), folder / "training.png")
+    if report.metrics:
+        plot_training(report.metrics, folder / "training.png")
         lines += ["## Training", "", "![training](training.png)", ""]
     if report.stage_seconds:
         lines += ["## Time", "", "| stage | seconds |", "| --- | ---: |"]
@@ -55,17 +54,6 @@ def write_report(report: Report, folder: Path) -> Path:
     path = folder / "report.md"
     write_file(path, "\n".join(lines).encode())
     return path
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The entries of a metrics.jsonl; an unfinished last line is left out."""
-    entries = []
-    for line in path.read_text().splitlines():
-        try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return entries
 
 
 def _figure(width: float, height: float) -> Any:

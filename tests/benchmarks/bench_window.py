@@ -92,7 +92,7 @@ class AtTheEnd:
     """The window as an environment that executes what a tick's answers come to when the tick is over."""
 
     def __init__(self, env: WindowEnv) -> None:
-        self.unwrapped, self.step = self, env.step
+        self.step = env.step
 
 
 def play_trials(env: WindowEnv, agent: RemoteAgent, stand_in: StandIn, num_trials: int) -> list[tuple[str, float]]:

@@ -1,4 +1,4 @@
-"""The client against a real server and against peers that misbehave; what it does with answers."""
+"""A policy behind a socket: against a real server and against peers that misbehave; what it does with answers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from p2p.actions import Action
-from p2p.agents.remote import Client, RemoteAgent, tell
+from p2p.agents.remote import RemoteAgent, tell
 from p2p.protocol import MessageReader, encode_action, parse_frame
 from p2p.sockets import connect
 
@@ -33,9 +33,9 @@ def receive(connection: socket.socket, count: int) -> list[int]:
 
 
 def test_a_frame_is_answered(echo: str) -> None:
-    with Client(echo) as client:
-        assert client.ask(FRAME) == Action(("w",))
-        assert client.ask(FRAME[:96]) == Action(("w",))
+    with closing(RemoteAgent(echo)) as agent:
+        assert agent.act(FRAME, {}) == Action(("w",))
+        assert agent.act(FRAME[:96], {}) == Action(("w",))
 
 
 def test_a_frame_is_answered_in_a_process_with_many_open_files(echo: str) -> None:
@@ -45,8 +45,8 @@ def test_a_frame_is_answered_in_a_process_with_many_open_files(echo: str) -> Non
         files.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
         while files.enter_context(open(os.devnull)).fileno() < 1024:
             pass
-        with Client(echo) as client:
-            assert client.ask(FRAME) == Action(("w",))
+        with closing(RemoteAgent(echo)) as agent:
+            assert agent.act(FRAME, {}) == Action(("w",))
 
 
 def test_each_episode_is_a_session_of_its_own(echo: str) -> None:
@@ -62,9 +62,9 @@ def test_an_older_answer_is_not_taken_for_the_newest(peer: Peer) -> None:
         receive(connection, 2)
         connection.sendall(encode_action(Action(("s",)), 0) + encode_action(Action(("w",)), 1))
 
-    with Client(peer(behave)) as client:
-        client.send(FRAME)
-        assert client.ask(FRAME).keys == ("w",)
+    with closing(RemoteAgent(peer(behave))) as agent:
+        agent.send(FRAME, {})
+        assert agent.act(FRAME, {}).keys == ("w",)
 
 
 def test_what_came_before_the_server_hung_up_is_not_lost(peer: Peer) -> None:
@@ -76,17 +76,20 @@ def test_what_came_before_the_server_hung_up_is_not_lost(peer: Peer) -> None:
         connection.close()
         hung_up.set()
 
-    with Client(peer(behave)) as client:
-        client.send(FRAME)
+    with closing(RemoteAgent(peer(behave))) as agent:
+        agent.send(FRAME, {})
         assert hung_up.wait(20)
-        assert client.answers(time.monotonic() + 20) == [(Action(("w",)), 0)]
+        assert agent.answers(time.monotonic() + 20) == [(Action(("w",)), 0)]
         with pytest.raises(ValueError, match="closed the connection"):
-            client.answers(time.monotonic() + 20)
+            agent.answers(time.monotonic() + 20)
 
 
 def test_a_server_that_hangs_up_is_reported(peer: Peer) -> None:
-    with Client(peer(lambda connection: None)) as client, pytest.raises(ValueError, match=r"peer\.sock: the "):
-        client.ask(FRAME)
+    with (
+        closing(RemoteAgent(peer(lambda connection: None))) as agent,
+        pytest.raises(ValueError, match=r"peer\.sock: the "),
+    ):
+        agent.act(FRAME, {})
 
 
 def test_an_answer_that_is_no_message_is_reported(peer: Peer) -> None:
@@ -94,8 +97,9 @@ def test_an_answer_that_is_no_message_is_reported(peer: Peer) -> None:
         receive(connection, 1)
         connection.sendall(struct.pack("<I", 3) + b"\xff\xff\xff")
 
-    with Client(peer(behave)) as client, pytest.raises(ValueError, match="Action"):
-        client.ask(FRAME)
+    with closing(RemoteAgent(peer(behave))) as agent:
+        with pytest.raises(ValueError, match="Action"):
+            agent.act(FRAME, {})
 
 
 def test_a_server_that_does_not_answer_is_given_up(peer: Peer) -> None:
@@ -103,8 +107,11 @@ def test_a_server_that_does_not_answer_is_given_up(peer: Peer) -> None:
         receive(connection, 1)
         connection.recv(1)  # until the client leaves
 
-    with Client(peer(behave), timeout_s=0.3) as client, pytest.raises(ValueError, match="no answer to frame 0"):
-        client.ask(FRAME)
+    with (
+        closing(RemoteAgent(peer(behave), timeout_s=0.3)) as agent,
+        pytest.raises(ValueError, match="no answer to frame 0"),
+    ):
+        agent.act(FRAME, {})
 
 
 def test_a_server_that_floods_does_not_keep_the_client_from_its_clock(peer: Peer) -> None:
@@ -115,8 +122,11 @@ def test_a_server_that_floods_does_not_keep_the_client_from_its_clock(peer: Peer
             while time.monotonic() < end_s:
                 connection.sendall(answers)
 
-    with Client(peer(behave), timeout_s=0.5) as client, pytest.raises(ValueError, match="no answer to frame 0 within"):
-        client.ask(FRAME)
+    with (
+        closing(RemoteAgent(peer(behave), timeout_s=0.5)) as agent,
+        pytest.raises(ValueError, match="no answer to frame 0 within"),
+    ):
+        agent.act(FRAME, {})
 
 
 @pytest.mark.parametrize("address", ["/nowhere/at/all.sock", "127.0.0.1:1"])
@@ -137,12 +147,13 @@ def test_another_users_server_sees_no_frame_and_hears_no_instruction(tmp_path: P
         finally:
             os.seteuid(0)
         with pytest.raises(ValueError, match="another user listens there"):
-            Client(str(tmp_path / "s"))
+            RemoteAgent(str(tmp_path / "s")).reset()
         with pytest.raises(ValueError, match="another user listens there"):
             tell(str(tmp_path / "s"), "open the door")
         for listener in (frames, texts):
             with listener.accept()[0] as accepted:
                 assert accepted.recv(1) == b""
-        with Client(str(tmp_path / "s"), any_user=True) as client, frames.accept()[0] as accepted:
-            client.send(FRAME)
-            assert receive(accepted, 1) == [0]
+        with closing(RemoteAgent(str(tmp_path / "s"), any_user=True)) as agent:
+            agent.send(FRAME, {})
+            with frames.accept()[0] as accepted:
+                assert receive(accepted, 1) == [0]

@@ -15,7 +15,8 @@ import pytest
 
 from p2p.actions import Action
 from p2p.agents.remote import RemoteAgent
-from p2p.play.clock import Outcome, RealtimeClock, Ticker
+from p2p.environments.game import Outcome
+from p2p.play.clock import RealtimeClock, Ticker
 from p2p.play.rollout import rollout
 from p2p.protocol import MessageReader, encode_action, parse_frame
 
@@ -179,3 +180,20 @@ def test_an_agent_in_this_process_is_executed_at_once_and_paced() -> None:
     assert executed == [Action(("w",), (), 3)] * episode.num_steps
     assert 1 <= episode.num_steps <= 4
     assert not episode.finished
+
+
+def test_a_slow_agent_in_this_process_is_executed_although_its_tick_is_over() -> None:
+    clock = Clock()
+
+    class Slow(Walker):
+        def act(self, observation: Any, info: Any) -> Action:
+            clock.now += 0.12
+            return super().act(observation, info)
+
+    executed: list[Action] = []
+    realtime = RealtimeClock(clock=clock)
+    realtime.begin()
+    for _ in range(3):
+        assert realtime.step(Live(executed.append), Slow(), FRAME, {})[0].keys == ("w",)
+    assert len(executed) == 3
+    assert realtime.statistics.num_skipped >= 3

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from p2p.actions import Action
-from p2p.agents.remote import Client, tell
+from p2p.agents.remote import RemoteAgent, tell
 from p2p.agents.serving import served
 from p2p.cli import main
 from p2p.config import PolicyConfig, SamplingConfig
@@ -110,8 +111,8 @@ def test_the_policy_that_plays_hears_the_numbers_that_were_recorded(
 
     def answers(instruction: str) -> list[Action]:
         tell(server, instruction)
-        with Client(server) as client:
-            return [client.ask(frame) for frame in frames]
+        with closing(RemoteAgent(server)) as agent:
+            return [agent.act(frame, {}) for frame in frames]
 
     told, untold = answers(SHOOT), answers("")
     assert told == expected(recorded_embedding(raw))
