@@ -11,9 +11,8 @@ import hashlib
 import io
 import json
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -32,7 +31,6 @@ _MAX_FILE_BYTES = 1 << 50
 _BLOCK_BYTES = 1 << 20
 _SMALL_BYTES = 1 << 16  # hashed sooner than handed to a thread
 _MAX_THREADS = min(16, os.cpu_count() or 1)
-_MAX_WAITING_BYTES = 1 << 30  # written, but not yet hashed: much, so that the sync need not wait for the hash
 
 
 @dataclass(frozen=True)
@@ -102,40 +100,8 @@ def describe_open(file: BinaryIO) -> FileRecord:
     return FileRecord(num_bytes, digest.hexdigest())
 
 
-class HashedFile:
-    """What is written to a file passes here, and a thread hashes it while the disk takes it.
-
-    The pieces must not change before the block of `new_hashed_file` has ended.
-    """
-
-    def __init__(self, file: BinaryIO, background: ThreadPoolExecutor) -> None:
-        self._file = file
-        self._background = background
-        self._digest = hashlib.sha256()
-        self._num_bytes = 0
-        self._waiting: deque[tuple[Future[None], int]] = deque()
-        self._waiting_bytes = 0
-
-    def write(self, piece: bytes | memoryview) -> None:
-        size = memoryview(piece).nbytes
-        self._waiting.append((self._background.submit(self._digest.update, piece), size))
-        self._file.write(piece)
-        self._num_bytes += size
-        self._waiting_bytes += size
-        while self._waiting_bytes > _MAX_WAITING_BYTES or (self._waiting and self._waiting[0][0].done()):
-            future, size = self._waiting.popleft()
-            future.result()
-            self._waiting_bytes -= size
-
-    def record(self) -> FileRecord:
-        """Length and SHA-256 of all that was written; to be asked when the block has ended."""
-        for future, _ in self._waiting:
-            future.result()
-        return FileRecord(self._num_bytes, self._digest.hexdigest())
-
-
-class HashedStream(io.RawIOBase):
-    """As HashedFile, for pieces that may change as soon as they are written."""
+class HashedFile(io.RawIOBase):
+    """What is written to a file passes here, and a thread hashes each piece while the file takes it."""
 
     def __init__(self, file: BinaryIO, background: ThreadPoolExecutor) -> None:
         self._file = file

@@ -29,7 +29,7 @@ from torch.futures import Future
 from p2p import gate
 from p2p.checkpoints.layout import MODEL, Layout
 from p2p.checkpoints.reading import NotFinite, cause_of, load_into
-from p2p.manifest import FileRecord, HashedStream
+from p2p.manifest import FileRecord, HashedFile
 from p2p.model.weights import names_of_not_finite
 
 _PARTS = ("model", "optimizers", "callbacks", "timestamp", "dataset_state")
@@ -100,7 +100,7 @@ class _HashingFileSystem(FileSystem):
     @contextlib.contextmanager
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Generator[io.IOBase, None, None]:
         with open(path, "wb") as file, ThreadPoolExecutor(1) as background:
-            stream = HashedStream(file, background)
+            stream = HashedFile(file, background)
             yield stream
             self.records[Path(path).name] = stream.record()
 

@@ -11,7 +11,7 @@ import pytest
 from p2p.gate import Refused
 from p2p.manifest import (
     MANIFEST,
-    HashedStream,
+    HashedFile,
     decode_manifest,
     describe,
     new_hashed_file,
@@ -75,7 +75,7 @@ def test_a_file_that_is_hashed_while_it_is_written_is_what_the_disk_has(tmp_path
 def test_pieces_of_a_stream_may_change_once_they_are_written(tmp_path: Path) -> None:
     piece = bytearray(3 << 20)
     with open(tmp_path / "a", "wb") as file, ThreadPoolExecutor(1) as background:
-        stream = HashedStream(file, background)
+        stream = HashedFile(file, background)
         for number in (1, 2, 3):
             piece[:] = bytes([number]) * len(piece)
             stream.write(piece)
