@@ -41,14 +41,26 @@ def save_policy(policy: Policy, folder: str | Path) -> Path:
 
 
 def write_policy_folder(config: PolicyConfig, tensors: Mapping[str, Tensor], folder: str | Path) -> Path:
-    """As `save_policy`, from named tensors (the names of `Policy.state_dict()`), kept in their types."""
+    """As `save_policy`, from named tensors (the names of `Policy.state_dict()`), kept in their types.
+
+    Raises:
+        OSError: naming the folder, when it cannot be written; what was there before is there still.
+    """
     folder = Path(folder)
     if folder.is_file():
         raise ValueError(f"{folder} is a file; a policy folder was to be written there. Choose another name")
-    if not folder.exists():
-        with new_folder(folder) as scratch:
-            _write_files(config, tensors, scratch)
-        return folder
+    try:
+        if folder.exists():
+            _replace_files(config, tensors, folder)
+        else:
+            with new_folder(folder) as scratch:
+                _write_files(config, tensors, scratch)
+    except OSError as error:  # it names a temporary file, or none
+        raise OSError(error.errno, f"the policy could not be written: {error.strerror}", str(folder)) from error
+    return folder
+
+
+def _replace_files(config: PolicyConfig, tensors: Mapping[str, Tensor], folder: Path) -> None:
     scratch = temporary_path(folder / KIND)  # within the folder: what is beside it may be another file system
     try:
         scratch.mkdir()
@@ -58,7 +70,6 @@ def write_policy_folder(config: PolicyConfig, tensors: Mapping[str, Tensor], fol
         sync(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return folder
 
 
 def _write_files(config: PolicyConfig, tensors: Mapping[str, Tensor], folder: Path) -> None:

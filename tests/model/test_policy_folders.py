@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import os
+import resource
 import struct
 import subprocess
 import sys
@@ -70,6 +71,22 @@ def test_a_pipe_in_place_of_a_file_hangs_nobody(folder: Path, name: str) -> None
     os.mkfifo(folder / name)
     with pytest.raises(ValueError, match=name):
         load_policy(folder)
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_policy_that_does_not_fit_on_the_disk_leaves_what_was_there_and_is_named(folder: Path, exists: bool) -> None:
+    target = folder if exists else folder.with_name("another")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before["model.safetensors"]) // 2, limits[1]))
+    try:
+        with pytest.raises(OSError, match="the policy could not be written: File too large") as caught:
+            save_policy(Policy(SMALL), target)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.filename == str(target)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
 def test_what_else_lies_in_a_folder_stays_when_the_policy_is_replaced(folder: Path) -> None:
