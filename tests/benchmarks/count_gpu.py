@@ -29,6 +29,7 @@ BYTES_PER_S, FLOPS_PER_S = 2.6e12, 620e12  # what an H100 reaches of its 3.35e12
 TRAIN_FACTOR = 3  # forward 1, backward 2
 # dim, num_layers, chunks per GPU and at a time, as in the recipes
 SIZES = {"150M": (1024, 10, 10, 5), "300M": (1024, 20, 8, 4), "600M": (2048, 9, 8, 4), "1200M": (2048, 22, 5, 3)}
+SERVING = "serving"  # not a part: a step of a captured session
 RUN = "run"  # not a part: what a run's steps wait for and compile
 PARTS = ("augmentation", "tokenizer", "layer", "last layer", "decoder", "losses", "optimizer")
 NUM_DRAWS = 40
@@ -241,20 +242,50 @@ def check_run(eager: bool) -> bool:
     return not (run.waits or run.copies or run.graphs_later or run.graph_breaks or run.gave_up)
 
 
+def count_serving(size: str, num_timesteps: int) -> None:
+    """Print what one captured step launches and moves, without the graph: capturing needs a card."""
+    import torch
+    from gpu_counter import GpuCounter
+
+    from p2p.config import PolicyConfig
+    from p2p.model.captured import CapturedEngine
+    from p2p.model.image import fold_batch_norm
+    from p2p.model.policy import Policy
+
+    dim, num_layers, *_ = SIZES[size]
+    steps = num_timesteps
+    counter = GpuCounter()
+    with torch.device("meta"):
+        policy = Policy(PolicyConfig(dim=dim, num_layers=num_layers, num_timesteps=steps, attention_history=steps))
+    CapturedEngine._capture = lambda engine: None
+    with counter.measured():
+        policy.to_empty(device="cuda").requires_grad_(False)
+        policy.image_tokenizer.encoder = fold_batch_norm(policy.image_tokenizer.encoder)
+        policy.to(torch.bfloat16)
+        engine = CapturedEngine(policy)
+    with counter.measured() as count, torch.no_grad():
+        engine._compute()
+    print(f"{size}, a step of a session: {count.kernels:,} launches in the graph, {count.moved / 1e9:.2f} GB moved")
+    print(f"    waits {dict(count.waits) or 'none'}, blocking copies {dict(count.copies) or 'none'}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--parts", nargs="+", choices=(*PARTS, RUN), default=(*PARTS, RUN))
+    parser.add_argument("--parts", nargs="+", choices=(*PARTS, RUN, SERVING), default=(*PARTS, RUN, SERVING))
     parser.add_argument("--timesteps", type=int, default=200)
     parser.add_argument("--eager", action="store_true", help="without torch.compile")
     parser.add_argument("--no-triton", action="store_true", help="count Inductor's code, but do not compile it: quick")
     parser.add_argument("--detail", type=int, default=0, help="name that many uncompiled operations of each part")
     parser.add_argument("--caches", type=Path, default=Path(tempfile.gettempdir()) / "p2p-count-gpu")
     args = parser.parse_args()
-    os.nice(10)
     restart_with_device(args.caches)
+    os.nice(10)
     good = check_run(args.eager) if RUN in args.parts else True
-    parts = [part for part in args.parts if part != RUN]
+    parts = [part for part in args.parts if part not in (RUN, SERVING)]
+    if SERVING in args.parts:
+        for size in args.size:
+            count_serving(size, args.timesteps)
     for size in args.size if parts else []:
         started = time.monotonic()
         bench = Bench(size, args.eager, args.timesteps, args.detail, not args.no_triton)

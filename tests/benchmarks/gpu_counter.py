@@ -268,7 +268,7 @@ class _OnCpu(TorchDispatchMode):
 
 def _not_loaded(key: str, path: str, *args: Any, **kwargs: Any) -> SimpleNamespace:
     """In place of a module of generated code: loading one compiles its kernels."""
-    return SimpleNamespace(call=lambda arguments: None, __file__=path)
+    return SimpleNamespace(call=lambda arguments: None, __file__=path, key=key)
 
 
 def _in_mode(x: Any, mode: FakeTensorMode) -> Any:
