@@ -3,14 +3,20 @@
 On a CPU: the engine beside a straightforward implementation of the original's procedure, step by step in turn, with the
 full cache; until the answer, and after it; ratios of medians. The weights are random, so no guess would ever be right
 by itself: guesses are made right up to the slot at which the recorded action differed from the one before, for steps of
-the recordings in --recordings (those of `make demo`). On a GPU: p50 and p99 of the captured step.
+the recordings in --recordings, or of some episodes of the scripted player that `p2p record` makes meanwhile. With one
+thread, times are those of the processor, which other work on the machine changes little. On a GPU: p50 and p99 of the
+captured step.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +37,7 @@ from p2p.model.inference import for_inference
 from p2p.model.policy import Policy
 
 SIZES = {"150M": (1024, 10), "300M": (1024, 20), "600M": (2048, 9), "1200M": (2048, 22)}
+RECORDED_GAME, NUM_RECORDED = "doom:health_gathering", 6
 
 
 def random_policy(size: str, device: str = "cpu") -> Policy:
@@ -72,7 +79,13 @@ def fill(cache_owner: OriginalProcedure | Stepper, policy: Policy) -> None:
 
 
 def one_engine_step(
-    stepper: Stepper, decoder: DecoderRunner, frame: Tensor, text: Tensor, num_right: int, random: np.random.Generator
+    stepper: Stepper,
+    decoder: DecoderRunner,
+    frame: Tensor,
+    text: Tensor,
+    num_right: int,
+    random: np.random.Generator,
+    clock: Callable[[], float],
 ) -> tuple[float, float, int]:
     """Seconds until the answer and after it, and decoder passes, with a guess of which `num_right` slots are right.
 
@@ -81,19 +94,19 @@ def one_engine_step(
     policy = stepper.policy
     uniforms = torch.from_numpy(random.random((1, policy.config.num_action_slots))).float()
     sampling = SamplingConfig()
-    started = time.perf_counter()
+    started = clock()
     y_out = stepper.observe(frame, text)
-    observed = time.perf_counter() - started
+    observed = clock() - started
     answer = decoder.decode(y_out, uniforms, sampling).ids  # what the guess must be to be right, not timed
     guess = answer.clone()
     guess[:, num_right:] = (guess[:, num_right:] + 1) % 4
-    started = time.perf_counter()
+    started = clock()
     decoded = decoder.decode(y_out, uniforms, sampling, guess)
     stepper.act(decoded.ids)
-    answer_s = observed + time.perf_counter() - started
-    started = time.perf_counter()
+    answer_s = observed + clock() - started
+    started = clock()
     stepper.remember()
-    return answer_s, time.perf_counter() - started, decoded.num_passes
+    return answer_s, clock() - started, decoded.num_passes
 
 
 def slots_repeated(recordings: Path) -> NDArray[np.int64]:
@@ -102,8 +115,7 @@ def slots_repeated(recordings: Path) -> NDArray[np.int64]:
 
     files = sorted(recordings.glob("*/annotation.proto"))
     if not files:
-        print(f"no recordings in {recordings} (`make demo` makes some, --recordings names others): no guess is right")
-        return np.zeros(1, dtype=np.int64)
+        raise SystemExit(f"{recordings}: no recordings there; without --recordings some are made")
     lengths, space = [], ActionSpace()
     for file in files:
         actions = [executed_action(frame)[0] for frame in read_annotation(file).frame_annotations]
@@ -114,18 +126,28 @@ def slots_repeated(recordings: Path) -> NDArray[np.int64]:
     return np.concatenate(lengths)
 
 
-def bench_cpu(size: str, num_steps: int, recordings: Path, num_threads: int) -> None:
-    repeated = slots_repeated(recordings)
+def record_some(folder: Path) -> Path:
+    """Recordings of the scripted player in a new folder, by the command that a user types."""
+    out = folder / "recordings"
+    how = ["--game", RECORDED_GAME, "--episodes", str(NUM_RECORDED), "--out", str(out)]
+    subprocess.run([sys.executable, "-m", "p2p", "record", *how], check=True, stderr=subprocess.DEVNULL)
+    return out
+
+
+def bench_cpu(size: str, num_steps: int, repeated: NDArray[np.int64], num_threads: int) -> None:
     right_rate = float((repeated == ActionSpace().num_slots).mean())
-    print(f"{right_rate:.1%} of {len(repeated):,} actions in {recordings} repeat the one before")
+    print(
+        f"{right_rate:.1%} of {len(repeated):,} recorded actions repeat the one before; load {os.getloadavg()[0]:.1f}"
+    )
     torch.set_num_threads(num_threads)
     policy = random_policy(size)
     fast = for_inference(random_policy(size))
+    clock = time.process_time if num_threads == 1 else time.perf_counter
+    original = OriginalProcedure(policy, SamplingConfig(), clock)
     print(
-        f"{size}, {num_threads} thread(s), engine in {fast.out_token.dtype}, "
-        f"cache of {policy.config.num_timesteps} steps"
+        f"{size}, {num_threads} thread(s), cache of {policy.config.num_timesteps} steps; the engine in "
+        f"{fast.out_token.dtype}, the original's procedure in {original.precision.said}"
     )
-    original = OriginalProcedure(policy, SamplingConfig())
     stepper, decoder = Stepper(fast), DecoderRunner(fast)
     fill(original, policy)
     fill(stepper, fast)
@@ -137,9 +159,9 @@ def bench_cpu(size: str, num_steps: int, recordings: Path, num_threads: int) -> 
         frame = random_frame(policy.config)
         uniforms = torch.from_numpy(random.random((1, policy.config.num_action_slots))).float()
         original.step(frame, text, uniforms)
-        never, _, _ = one_engine_step(stepper, decoder, frame, text, 0, random)
+        never, _, _ = one_engine_step(stepper, decoder, frame, text, 0, random, clock)
         num_right = int(random.choice(repeated))
-        at_rate, after, num_passes = one_engine_step(stepper, decoder, frame, text, num_right, random)
+        at_rate, after, num_passes = one_engine_step(stepper, decoder, frame, text, num_right, random, clock)
         if step:  # the first warms up
             for key, value in zip(seconds, (original.answer_s, original.total_s, never, at_rate, after), strict=True):
                 seconds[key].append(value)
@@ -201,13 +223,17 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, help="default: 150M on a CPU, all on a GPU")
     parser.add_argument("--steps", type=int, help="default: 20 on a CPU, 1000 on a GPU")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--recordings", type=Path, default=Path("runs/demo/raw"), help="on a CPU (%(default)s)")
+    parser.add_argument(
+        "--recordings", type=Path, help=f"on a CPU; default: {NUM_RECORDED} of {RECORDED_GAME} are made"
+    )
     args = parser.parse_args()
     if args.device == "cuda":
         bench_gpu([args.size] if args.size else list(SIZES), args.steps or 1000)
     else:
+        with tempfile.TemporaryDirectory(prefix="p2p-bench-") as folder:
+            repeated = slots_repeated(args.recordings or record_some(Path(folder)))
         bench_resize()
-        bench_cpu(args.size or "150M", args.steps or 20, args.recordings, args.threads)
+        bench_cpu(args.size or "150M", args.steps or 20, repeated, args.threads)
 
 
 if __name__ == "__main__":

@@ -192,7 +192,7 @@ def print_attention_counts() -> None:
         )
 
 
-def bench_cpu(size: str, num_timesteps: int, wanted: str, rounds: int, updates: int) -> None:
+def bench_cpu(size: str, num_timesteps: int, wanted: str, rounds: int, updates: int, only_parts: bool) -> None:
     torch.set_num_threads(1)
     keep_memory()  # as a training process does
     precision = precision_here(wanted)
@@ -200,7 +200,8 @@ def bench_cpu(size: str, num_timesteps: int, wanted: str, rounds: int, updates: 
     print(f"{precision.said},")
     print(f"medians of {rounds} pairs of runs of {updates} updates after the first, in turn\n")
     print("| | plain | ours | ratio |\n| --- | ---: | ---: | ---: |")
-    bench_trainer(size, num_timesteps, wanted, rounds, updates)
+    if not only_parts:
+        bench_trainer(size, num_timesteps, wanted, rounds, updates)
     bench_parts(size, num_timesteps, precision, rounds)
 
 
@@ -246,11 +247,14 @@ def main() -> None:
     parser.add_argument("--timesteps", type=int, nargs="+", default=[50, 200], help="T, on a CPU (default 50 200)")
     parser.add_argument("--precision", choices=("amp_bf16", "fp32"), default="amp_bf16", help="on a CPU")
     parser.add_argument("--repeats", type=int, help="pairs of runs on a CPU (3), steps on a GPU (20)")
+    parser.add_argument("--only-parts", action="store_true", help="on a CPU: no trainer, which takes the most memory")
     parser.add_argument("--updates", type=int, default=2, help="of a run on a CPU, after the first (default 2)")
     args = parser.parse_args()
     if args.device == "cpu":
         for num_timesteps in args.timesteps:
-            bench_cpu(args.size or "150M", num_timesteps, args.precision, args.repeats or 3, args.updates)
+            bench_cpu(
+                args.size or "150M", num_timesteps, args.precision, args.repeats or 3, args.updates, args.only_parts
+            )
         print_attention_counts()
         return
     print(torch.cuda.get_device_name(), "torch", torch.__version__)

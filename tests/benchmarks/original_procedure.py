@@ -2,12 +2,14 @@
 
 Per frame: two full passes of twelve tokens (one to decide with stand-in actions, one to remember what was
 done), the cache grown by concatenation and cut in each, nine decoder passes of one token; weights in
-float32 under bfloat16 autocast. One autocast region a frame, so each weight is cast once.
+float32 under bfloat16 autocast where the processor has units for it (elsewhere that would be several times slower than
+float32). One autocast region a frame, so each weight is cast once.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -18,13 +20,15 @@ from p2p.model.layers import Layer, rotation
 from p2p.model.network import DECODER_NUM_SINKS
 from p2p.model.policy import Policy
 from p2p.model.sampling import sample_from_logits
+from p2p.train.precision import precision_here
 
 
 class OriginalProcedure:
-    """Same weights, same answers (but for bfloat16), none of the savings."""
+    """Same weights, same answers (but for bfloat16), none of the savings; seconds are those of `clock`."""
 
-    def __init__(self, policy: Policy, sampling: SamplingConfig):
-        self.policy, self.sampling = policy, sampling
+    def __init__(self, policy: Policy, sampling: SamplingConfig, clock: Callable[[], float] = time.perf_counter):
+        self.policy, self.sampling, self.clock = policy, sampling, clock
+        self.precision = precision_here("amp_bf16")
         self.caches: list[tuple[Tensor, Tensor] | None] = [None] * len(policy.layers)
         self.num_steps = 0
         self.answer_s = self.total_s = 0.0
@@ -32,16 +36,16 @@ class OriginalProcedure:
     @torch.no_grad()
     def step(self, frame: Tensor, text: Tensor, uniforms: Tensor) -> Tensor:
         """frame uint8 [1, 3, Y, X], text [1, n_text, text_dim], uniforms [1, A] -> ids [1, A]."""
-        started = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16):
+        started = self.clock()
+        with self.precision.autocast():
             observed = self.policy.observation_tokens(frame, text)
             nothing = torch.from_numpy(self.policy.config.action_space.nothing.copy())[None]
             y_out, _ = self._pass(observed, nothing)
             ids = self._decode(y_out, uniforms)
-            self.answer_s = time.perf_counter() - started
+            self.answer_s = self.clock() - started
             _, self.caches = self._pass(observed, ids)
         self.num_steps += 1
-        self.total_s = time.perf_counter() - started
+        self.total_s = self.clock() - started
         return ids
 
     def _pass(self, observed: Tensor, actions: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor] | None]]:

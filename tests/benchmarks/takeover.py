@@ -1,50 +1,50 @@
-"""What a person's turn does to a policy, and what a late answer does. `python tests/benchmarks/takeover.py`
+"""What a person's turn does to a policy. `python tests/benchmarks/takeover.py POLICY --game doom:defend_the_center`
 
-    python tests/benchmarks/takeover.py POLICY --game doom:health_gathering
-    python tests/benchmarks/takeover.py POLICY --game doom:health_gathering --delays 0 1 2
+A policy plays, a person (the scripted player stands for one) drives for 5 seconds, then the policy goes on. While the
+person plays, Recap goes on sending frames and throws the answers away, so that the policy's memory holds actions that
+nobody executed. The same seeds are played by a policy that forgets when it is handed the controls back, one whose
+server forgets every so many frames (--clear-every), one that is sent no frames meanwhile, and without a person. Every
+session draws the same random numbers, so that an episode is the same up to the handing back in all rows but those that
+change the memory before it.
 
-First: a policy plays, a person (the scripted player stands for one) drives for 5 seconds, then the policy goes on.
-While the person plays, Recap goes on sending frames and throws the answers away, so that the policy's memory holds
-actions that nobody executed. The same seeds are played with a policy that forgets when it is handed the controls back,
-one that is sent no frames meanwhile, and without a person. Beside the score stands how often the policy's keys differ
-from those that the scripted player would press, in the first second after the handing back and from then on.
-
-With --delays: whole episodes in which each answer is executed so many tics (1/40 s) after its frame. With 0 the
-recordings were made; an answer that is executed when it comes is 1 late at most, one that waits for the tick's end 2.
-
-The policy is served by p2p-serve and trains nothing here. For games that are played with keys alone.
+Beside the score since the handing back stands its difference from that of Recap's way, seed by seed, and how often the
+policy's keys and buttons differ from those that the scripted player would press, in the first second and from then on.
+The policy is served by p2p-serve, and the game waits for its answers.
 """
 
 from __future__ import annotations
 
 import argparse
+import socket
 import statistics
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from p2p.actions import Action
-from p2p.agents.remote import RemoteAgent
+from p2p.agents.remote import TEXT_SUFFIX, RemoteAgent
 from p2p.agents.serving import served
 from p2p.console import Progress
-from p2p.environments.doom_engine import TICS_PER_STEP, button_values
 from p2p.environments.doom_env import DoomEnv
-from p2p.environments.game import Agent, Frame, Game, Info
+from p2p.environments.game import Agent, Frame, Info
 from p2p.environments.registry import find_game, game_names, make_agent
 from p2p.play.clock import StepClock
 from p2p.play.comparison import FIRST_SEED
 from p2p.play.rollout import Step, rollout
 
 SECOND = 20  # steps
-ALONE, IGNORED, FORGETS, SILENT = "alone", "ignored", "forgets", "silent"
+IGNORED, FORGETS, CLEARED, SILENT, ALONE = "ignored", "forgets", "cleared", "silent", "alone"
 TEXTS = {
-    ALONE: "no person",
     IGNORED: "frames sent, answers thrown away (as Recap does)",
     FORGETS: "the same, and the history forgotten at the handing back",
+    CLEARED: "the same, and `--clear-every` {clear_every}",
     SILENT: "no frames sent while the person plays",
+    ALONE: "no person",
 }
 
 
@@ -66,7 +66,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Result:
-    """One episode."""
+    """One episode that reached the handing back."""
 
     score: float
     gained: float  # since the handing back
@@ -74,28 +74,36 @@ class Result:
     differs_later: list[bool]
 
 
+def forget(address: str) -> None:
+    """What a line /forget does that somebody types into the server."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(address + TEXT_SUFFIX)
+        connection.sendall(b"/forget\n")
+        connection.recv(1000)
+
+
 class Driven:
     """The policy, a person who drives for a while, and the scripted player with whom the policy is compared."""
 
     def __init__(self, address: str, person: Agent, expert: Agent, how: str, turn: Turn) -> None:
         self._policy, self._person, self._expert = RemoteAgent(address), person, expert
-        self._how, self._turn = how, turn
+        self._address, self._how, self._turn = address, how, turn
 
     def reset(self, seed: int) -> None:
         for agent in (self._policy, self._person, self._expert):
             agent.reset(seed)
-        self.differs: list[bool] = []
+        self.differs: list[bool] = []  # of each step since the handing back
         self._step = 0
 
     def act(self, observation: Frame, info: Info) -> Action:
         step, self._step = self._step, self._step + 1
         if step == self._turn.back and self._how == FORGETS:
-            self._policy.reset()  # a session's history ends with it
+            forget(self._address)
         theirs = self._how != ALONE and self._turn.holds(step)
         answer = None if theirs and self._how == SILENT else self._policy.act(observation, info)
         right, wished = self._expert.act(observation, info), self._person.act(observation, info)
         if step >= self._turn.back and answer is not None:
-            self.differs.append(set(answer.keys) != set(right.keys))
+            self.differs.append(pressed(answer) != pressed(right))
         return wished if theirs or answer is None else answer
 
     def close(self) -> None:
@@ -117,8 +125,8 @@ class FirstSteps(StepClock):
         return super().step(*arguments)
 
 
-def play_with_person(env: DoomEnv, agent: Driven, turn: Turn, seed: int) -> Result:
-    """One episode."""
+def play_with_person(env: DoomEnv, agent: Driven, turn: Turn, seed: int) -> Result | None:
+    """One episode; None when it ended before the handing back."""
     gained: list[float] = []
 
     def since_back(step: Step) -> None:
@@ -126,92 +134,80 @@ def play_with_person(env: DoomEnv, agent: Driven, turn: Turn, seed: int) -> Resu
             gained.append(step.reward)
 
     (episode,) = rollout(env, agent, [since_back], FirstSteps(turn.back + turn.after), seed=seed)
+    if not gained:
+        return None
     return Result(episode.score, sum(gained), agent.differs[:SECOND], agent.differs[SECOND:])
 
 
-def play_delayed(env: DoomEnv, address: str, tics: int, seed: int) -> float:
-    """The score of a whole episode in which each answer is executed `tics` after its frame."""
-    env.reset(seed=seed)
-    policy, engine = RemoteAgent(address), env._engine
-    policy.reset()
-    waiting = deque([Action()] * tics)
-    while not engine.is_episode_finished():
-        answer = policy.act(env.render(), {})
-        for _ in range(TICS_PER_STEP):
-            waiting.append(answer)
-            if not engine.is_episode_finished():
-                engine.make_action(button_values(waiting.popleft()), 1)
-    policy.close()
-    return float(engine.get_total_reward())
+def pressed(action: Action) -> set[str]:
+    return {*action.keys, *(f"mouse {name}" for name in action.buttons)}
 
 
-def mean(values: Sequence[float], digits: int = 1) -> str:
+def play_row(args: argparse.Namespace, how: str) -> dict[int, Result | None]:
+    """The episodes of one way, by seed, with a server and a game of their own."""
+    game = find_game(args.game)
+    turn = Turn(*(round(SECOND * seconds) for seconds in (args.begin, args.length, args.after)))
+    options = ["--threads", "1", *(["--greedy"] if args.greedy else [])]
+    options += ["--clear-every", str(args.clear_every)] if how == CLEARED else []
+    progress, results = Progress(how, args.episodes, "episodes"), {}
+    env = DoomEnv(args.game.removeprefix("doom:"), labels=True)
+    with served(args.policy, 0, options) as address, closing(env):
+        agent = Driven(address, make_agent(game, args.person), make_agent(game), how, turn)
+        with closing(agent):
+            for seed in range(FIRST_SEED, FIRST_SEED + args.episodes):
+                results[seed] = play_with_person(env, agent, turn, seed)
+                progress.update(len(results))
+    progress.close()
+    return results
+
+
+def mean(values: Sequence[float], sign: str = "") -> str:
     """Mean ± standard error; a dash of nothing."""
     if not values:
         return "-"
     error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-    return f"{statistics.fmean(values):.{digits}f} ± {error:.{digits}f}"
+    return f"{statistics.fmean(values):{sign}.1f} ± {error:.1f}"
 
 
 def share(groups: Sequence[list[bool]]) -> str:
     """In percent, with the standard error between episodes."""
-    return mean([100 * sum(group) / len(group) for group in groups if group])
+    return f"{mean([100 * sum(group) / len(group) for group in groups if group])} %"
 
 
-def takeover_rows(
-    env: DoomEnv, game: Game, address: str, turn: Turn, seeds: Sequence[int], who: str, ways: list[str]
-) -> Iterator[str]:
-    yield "| while a person plays | episodes | score | of it after | other keys, first second | later |"
-    yield "| --- | ---: | ---: | ---: | ---: | ---: |"
-    for how in ways:
-        progress, results = Progress(how, len(seeds), "episodes"), []
-        with closing(Driven(address, make_agent(game, who), make_agent(game), how, turn)) as agent:
-            for seed in seeds:
-                results.append(play_with_person(env, agent, turn, seed))
-                progress.update(len(results))
-        progress.close()
-        whole = [result for result in results if result.differs_soon]  # the others ended before
-        cells = [mean([r.score for r in whole]), mean([r.gained for r in whole])]
-        cells += [f"{share([r.differs_soon for r in whole])} %", f"{share([r.differs_later for r in whole])} %"]
-        yield f"| {TEXTS[how]} | {len(whole)} of {len(results)} | {' | '.join(cells)} |"
+def row(text: str, results: Mapping[int, Result | None], first: Mapping[int, Result | None]) -> str:
+    """A line of the table; `first` is the row that the others are compared with."""
+    whole = [result for result in results.values() if result is not None]
+    both = [(a.gained, b.gained) for seed in results if (a := results[seed]) and (b := first[seed])]
+    difference = "" if results is first else mean([ours - theirs for ours, theirs in both], "+")
+    cells = [mean([r.score for r in whole]), mean([r.gained for r in whole]), difference]
+    cells += [share([r.differs_soon for r in whole]), share([r.differs_later for r in whole])]
+    return f"| {text} | {len(whole)} of {len(results)} | {' | '.join(cells)} |"
 
 
-def delay_rows(env: DoomEnv, address: str, delays: Sequence[int], seeds: Sequence[int]) -> Iterator[str]:
-    yield "| executed after | episodes | score |"
-    yield "| ---: | ---: | ---: |"
-    for tics in delays:
-        progress, scores = Progress(f"{tics} tics late", len(seeds), "episodes"), []
-        for seed in seeds:
-            scores.append(play_delayed(env, address, tics, seed))
-            progress.update(len(scores))
-        progress.close()
-        yield f"| {25 * tics} ms | {len(scores)} | {mean(scores)} |"
+def takeover_rows(args: argparse.Namespace) -> Iterator[str]:
+    yield "| while a person plays | episodes | score | since the handing back | difference | other keys, 1 s | later |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
+        first: dict[int, Result | None] = {}
+        for how, results in zip(TEXTS, pool.map(partial(play_row, args), TEXTS), strict=True):
+            first = first or results
+            yield row(TEXTS[how].format(clear_every=args.clear_every), results, first)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("policy", type=Path, help="policy folder")
-    parser.add_argument("--game", required=True, choices=[name for name in game_names() if not find_game(name).mouse])
+    parser.add_argument("--game", required=True, choices=game_names())
     parser.add_argument("--episodes", type=int, default=20)
     parser.add_argument("--person", default="expert", choices=["expert", "contrary"], help="which scripted player")
-    parser.add_argument("--ways", nargs="+", default=list(TEXTS), choices=list(TEXTS), help="which rows")
-    parser.add_argument("--begin", type=float, default=10.0, help="seconds before the person plays (%(default)s)")
+    parser.add_argument("--begin", type=float, default=8.0, help="seconds before the person plays (%(default)s)")
     parser.add_argument("--length", type=float, default=5.0, help="seconds that the person plays (%(default)s)")
     parser.add_argument("--after", type=float, default=15.0, help="seconds that are played afterwards (%(default)s)")
-    parser.add_argument("--delays", type=int, nargs="+", help="tics; play whole episodes with late answers instead")
+    parser.add_argument("--clear-every", type=int, default=100, help="frames, of the row that does so (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=2, help="rows at once (%(default)s)")
     parser.add_argument("--greedy", action="store_true", help="always the likeliest action")
-    args = parser.parse_args()
-    seeds = range(FIRST_SEED, FIRST_SEED + args.episodes)
-    options = ["--threads", "1", *(["--greedy"] if args.greedy else [])]
-    env = DoomEnv(args.game.removeprefix("doom:"), labels=not args.delays, pictures=not args.delays)
-    with served(args.policy, 0, options) as address, closing(env):
-        if args.delays:
-            rows = delay_rows(env, address, args.delays, seeds)
-        else:
-            turn = Turn(*(round(SECOND * seconds) for seconds in (args.begin, args.length, args.after)))
-            rows = takeover_rows(env, find_game(args.game), address, turn, seeds, args.person, args.ways)
-        for row in rows:
-            print(row, flush=True)
+    for line in takeover_rows(parser.parse_args()):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":
