@@ -9,8 +9,6 @@ stage is reused when its note and those of all stages before it say the same.
 
 import argparse
 import contextlib
-import hashlib
-import json
 import math
 import os
 import shutil
@@ -25,7 +23,7 @@ from typing import Any
 
 from p2p.console import Progress, duration_text, say
 from p2p.environments.registry import find_game
-from p2p.files import owned, write_file
+from p2p.files import owned
 from p2p.play.comparison import PlaySettings, plan_episodes, play, start_servers
 from p2p.play.record import RecordSettings, own_recordings, record_episodes
 from p2p.play.report import Report, write_report
@@ -33,6 +31,7 @@ from p2p.play.results import POLICY, SHUFFLED, PlayedEpisode, format_table, read
 from p2p.processes.reaper import mark_children
 from p2p.processes.stopping import stoppable
 from p2p.recipe import find_recipe, load_recipe, parse_duration
+from p2p.stages import Stages, read_note
 from p2p.train.metrics_file import MetricsFile
 
 DEFAULT_OUT = Path("runs/demo")
@@ -61,63 +60,6 @@ class DemoSettings:
         for name in ("recordings", "episodes", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} {getattr(self, name)}: expected 1 or more")
-
-
-class Stages:
-    """Runs what is not done yet, in order; `key` names the settings of a stage and of all before it."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._number = 0
-        self.key = ""
-        self.seconds: dict[str, float] = {}
-
-    def run(self, name: str, what: str, settings: dict[str, Any], result: Path, work: Callable[[], str]) -> None:
-        """One stage. `result` is complete if it exists; `work` makes it and returns what there is to say about it."""
-        self._number += 1
-        text = json.dumps({"stage": name, **settings, "after": self.key}, sort_keys=True)
-        self.key = hashlib.sha256(text.encode()).hexdigest()[:16]
-        note = self._folder / f"{name}.json"
-        say(f"[{self._number}/{NUM_STAGES}] {name}: {what}")
-        done = _read_note(note)
-        if done.get("key") == self.key and done.get("complete") and result.exists():
-            say(f"      reused: {done['summary']}")
-            self.seconds[name] = done["seconds"]
-            return
-        if done.get("key") != self.key:  # what is there was made with other settings, or was never begun
-            _write_note(note, {"key": self.key, "complete": False})
-            if result.exists():
-                clear(result, self._folder.parent)
-        start_s = time.monotonic()
-        summary = work()
-        self.seconds[name] = time.monotonic() - start_s
-        _write_note(note, {"key": self.key, "complete": True, "summary": summary, "seconds": self.seconds[name]})
-        say(f"      {summary} ({duration_text(self.seconds[name])})")
-
-
-def clear(path: Path, out: Path) -> None:
-    """Make room for a new result: what lies in the demo's own folder is removed, what lies elsewhere is set aside."""
-    if not path.is_relative_to(out):
-        number = next(n for n in range(1, 10**6) if not path.with_name(f"{path.name}.old-{n}").exists())
-        path.rename(path.with_name(f"{path.name}.old-{number}"))
-        say(f"      {path} was made otherwise; it is now {path.name}.old-{number}")
-    elif path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
-
-def _read_note(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _write_note(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, json.dumps(content, indent=1).encode() + b"\n")
 
 
 # ------------------------------------------------------------------ the stages
@@ -263,7 +205,7 @@ def run_demo(settings: DemoSettings, seed: int) -> list[PlayedEpisode]:
     """All stages for one training seed; returns the episodes that were played."""
     out, run_folder, folder = settings.out, run_folder_of(settings, seed), settings.out / f"seed-{seed}"
     policy = folder / "policy"
-    stages = Stages(out / "stages")
+    stages = Stages(out / "stages", NUM_STAGES)
     play_text = f"{settings.episodes} episodes of each: {', '.join((POLICY, *settings.compare))}"
     stages.run(
         "record",
@@ -328,7 +270,7 @@ def report(settings: DemoSettings, seed: int, episodes: Sequence[PlayedEpisode],
 
 def causality_facts(path: Path) -> list[str]:
     """The line about the causality score of an evaluation's report.json, if there is one."""
-    causality = _read_note(path).get("causality")
+    causality = read_note(path).get("causality")
     if not causality:
         return []
     score, std, per_step = (causality[name] for name in ("score", "std", "per_step"))

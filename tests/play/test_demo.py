@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from p2p.demo import DemoSettings, Stages, causality_facts, clear, run_folder_of, seeds_table, train_command, verdict
+from p2p.demo import DemoSettings, causality_facts, run_folder_of, seeds_table, train_command, verdict
 from p2p.environments.registry import find_game
 from p2p.play.report import Report, key_shares, running_mean, write_report
 from p2p.play.results import PlayedEpisode
+from p2p.stages import Stages, clear
 
 
 class Work:
@@ -24,7 +25,7 @@ class Work:
     def run(self, one: dict[str, Any], two: dict[str, Any]) -> list[str]:
         """Both stages; returns those that were done and not reused."""
         self.done = []
-        stages = Stages(self.out / "stages")
+        stages = Stages(self.out / "stages", 2)
         stages.run("one", "the first", one, self.out / "one", self._work("one"))
         stages.run("two", "the second", two, self.out / "two", self._work("two"))
         return self.done
@@ -62,7 +63,7 @@ def test_an_interrupted_stage_goes_on_with_what_it_left(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Stages(tmp_path / "stages").run("one", "the first", {}, tmp_path / "one", interrupted)
+        Stages(tmp_path / "stages", 2).run("one", "the first", {}, tmp_path / "one", interrupted)
     assert Work(tmp_path).run({}, {}) == ["one", "two"]
     assert (tmp_path / "one" / "kept").exists()
 
