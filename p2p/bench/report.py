@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from p2p.bench.scores import Row, Scored, is_level_row, summarise, table
-from p2p.environments.doom_levels import level_map
+from p2p.bench.scores import Row, Scored, summarise, table
+from p2p.environments.doom_levels import is_level, level_map
 from p2p.environments.doom_yardstick import yardstick
 from p2p.files import new_file, write_file
 
@@ -40,7 +40,7 @@ def write_report(folder: Path, suite: str, episodes: Sequence[Scored]) -> Path:
     content = {"suite": suite, "summary": [asdict(row) for row in rows], "episodes": [asdict(e) for e in episodes]}
     write_file(folder / RESULTS, json.dumps(content, indent=1).encode() + b"\n")
     pictures = []
-    for game in dict.fromkeys(row.game for row in rows if is_level_row(row)):
+    for game in dict.fromkeys(row.game for row in rows if is_level(row.game)):
         played = [episode for episode in episodes if episode.game == game and episode.curve]
         if played:
             name = game.replace(":", "-")

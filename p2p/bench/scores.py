@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from p2p.environments.doom_levels import is_level
+
 End = Literal["exit", "dead", "time", "over", "crash"]  # "over": of a game that has no exit
 
 Z95 = 1.96
@@ -114,13 +116,8 @@ def table(rows: Sequence[Row]) -> list[tuple[str, ...]]:
             f"{row.median_kills:.0f}",
         )
         error = "" if row.standard_error is None else f"{row.standard_error:.1f}"
-        middle = of_level if is_level_row(row) else ("",) * 5
+        middle = of_level if is_level(row.game) else ("",) * 5
         lines.append(
             (row.game, row.player, str(row.num_episodes), *middle, f"{row.mean_score:.1f}", error, str(row.crashes))
         )
     return lines
-
-
-def is_level_row(row: Row) -> bool:
-    """Whether the game is one with an exit."""
-    return row.game.count(":") > 1
