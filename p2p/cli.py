@@ -38,6 +38,7 @@ COMMANDS = {
     "demo": Command("p2p.demo", "everything once: record, convert, train, serve, play, report"),
     "doctor": Command("p2p.doctor", "what is installed, which device is used, what is missing"),
     "download": Command("p2p.download", "released weights and the public dataset from the Hub"),
+    "upload": Command("p2p.upload", "a policy or shards to the Hub, with a card"),
     "record": Command("p2p.play.record", "record the play of a scripted player, or of a person in a window"),
     "repair": Command("p2p.play.repair", "make whole what a kill or a full disk left of recordings"),
     "convert": Command("p2p_convert.cli", "recordings into shards (also: p2p-convert)", is_program=True),

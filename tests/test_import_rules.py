@@ -125,6 +125,7 @@ RULES = {
     "p2p.doctor": Rule((), (*TRAINER, "streaming", "vizdoom")),
     "p2p.hub": Rule(("p2p.config", "p2p.game_names"), LIGHT),
     "p2p.download": Rule(("p2p.hub", "p2p.model"), LIGHT),
+    "p2p.upload": Rule(("p2p.actions", "p2p.format", "p2p.hub", "p2p.model"), LIGHT),
     "p2p.demo": Rule(("p2p", "p2p_serve", "p2p_convert"), ("composer", "streaming")),
     "p2p_convert": Rule(
         (

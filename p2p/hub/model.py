@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from p2p.hub.transfer import Downloads, Repository
 
 CHECKPOINT_SUFFIX = ".ckpt"
 CONFIG_NAME = "model_config.yaml"
+
+
+def download_policy(repository: Repository, names: Mapping[str, bool], output: Path) -> Path:
+    """Bring a policy folder's files from the root of a repository; `names` says of each whether it must be there.
+
+    Raises ValueError when one is missing.
+    """
+    there = {file.path: file for file in repository.files()}
+    missing = [name for name, is_needed in names.items() if is_needed and name not in there]
+    if missing:
+        raise ValueError(
+            f"{repository.repo_id} is no policy: it has no {missing[0]}; "
+            "for a released checkpoint write hf:OWNER/NAME/SIZE"
+        )
+    with Downloads(repository, output) as downloads:
+        for name in names:
+            if name in there:
+                downloads.fetch(there[name])
+    return output
 
 
 def download_model(repository: Repository, size: str, output: Path) -> tuple[Path, Path | None]:

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 from p2p.config import PolicyConfig, from_dict, read_yaml
+from p2p.manifest import MANIFEST
 from p2p.model.policy import Policy
-from p2p.model.weights import read_policy_folder
+from p2p.model.weights import CONFIG_NAME, WEIGHTS_NAME, read_policy_folder
 
 # The sizes of the released models, for random weights without a recipe file: (dim, num_layers).
 SIZES = {"150M": (1024, 10), "300M": (1024, 20), "600M": (2048, 9), "1200M": (2048, 22)}
@@ -21,7 +22,8 @@ def load_policy(source: str | Path, device: str | torch.device = "cpu", dtype: t
 
     Args:
         source: a policy folder (`p2p export` and `p2p import` write them), an original `.ckpt` (with its
-            model_config.yaml beside it), or `hf:OWNER/NAME/SIZE`, which is downloaded once, below ~/.cache/p2p.
+            model_config.yaml beside it), `hf:OWNER/NAME`, a policy that `p2p upload` sent, or `hf:OWNER/NAME/SIZE`, a
+            released checkpoint; these are downloaded once, below ~/.cache/p2p.
         device: "cpu", "cuda", "cuda:1"; "auto" is the first GPU if there is one, else the CPU.
         dtype: of the floating-point weights; default float32. On the CPU they stay mapped from the file where types
             agree.
@@ -31,6 +33,8 @@ def load_policy(source: str | Path, device: str | torch.device = "cpu", dtype: t
             not finite, or the device is none of this machine's.
     """
     device, name = choose_device(device), str(source)
+    if name.startswith(HUB_PREFIX) and name.count("/") == 1:
+        return read_policy_folder(_download_policy(name.removeprefix(HUB_PREFIX)), device, dtype)
     if name.startswith(HUB_PREFIX):
         checkpoint, config = _download(name.removeprefix(HUB_PREFIX))
     elif name.endswith(".ckpt"):
@@ -45,12 +49,26 @@ def load_policy(source: str | Path, device: str | torch.device = "cpu", dtype: t
 def _download(name: str) -> tuple[Path, Path | None]:
     repository, _, size = name.rpartition("/")
     if repository.count("/") != 1:
-        raise ValueError(f"{HUB_PREFIX}{name}: expected hf:OWNER/NAME/SIZE, such as hf:elefantai/open-p2p/150M")
+        raise ValueError(
+            f"{HUB_PREFIX}{name}: expected hf:OWNER/NAME, or hf:OWNER/NAME/SIZE, such as hf:elefantai/open-p2p/150M"
+        )
     from p2p.hub.model import download_model
     from p2p.hub.transfer import Repository
 
+    return download_model(Repository(repository, "model", None), size, _cache(repository))
+
+
+def _download_policy(repository: str) -> Path:
+    from p2p.hub.model import download_policy
+    from p2p.hub.transfer import Repository
+
+    names = {MANIFEST: False, CONFIG_NAME: True, WEIGHTS_NAME: True}
+    return download_policy(Repository(repository, "model", None), names, _cache(repository) / "policy")
+
+
+def _cache(repository: str) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "p2p"
-    return download_model(Repository(repository, "model", None), size, cache / repository.replace("/", "--"))
+    return cache / repository.replace("/", "--")
 
 
 def choose_device(name: str | torch.device) -> torch.device:

@@ -88,7 +88,9 @@ def _octal(text: str) -> int:
 
 def _policy_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the policy")
-    group.add_argument("--policy", metavar="SOURCE", help="policy folder, model.ckpt, or hf:OWNER/NAME/SIZE")
+    group.add_argument(
+        "--policy", metavar="SOURCE", help="policy folder, model.ckpt, hf:OWNER/NAME or hf:OWNER/NAME/SIZE"
+    )
     group.add_argument("--random-weights", action="store_true", help="no policy: random weights of --recipe's shape")
     group.add_argument(
         "--recipe", default="150M", help="150M, 300M, 600M, 1200M or a .yaml file (with --random-weights)"

@@ -1,7 +1,8 @@
-"""A stand-in for the Hub on loopback: the part of its HTTP API that downloads use, with faults on demand."""
+"""A stand-in for the Hub on loopback: the part of its HTTP API that we use, with faults on demand."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -9,22 +10,28 @@ import re
 import socketserver
 import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-LFS_SUFFIXES = (".ckpt", ".tar.gz", ".mp4", ".parquet")
+LFS_SUFFIXES = (".ckpt", ".tar.gz", ".mp4", ".parquet", ".safetensors", ".mds")
 
 _API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+)(?:/(.*))?)?$")
 _RESOLVE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)$")
+_LFS = re.compile(r"/(datasets/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch$")
+_CHANGE = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)/(preupload|commit)/main$")
 _CDN = re.compile(r"/cdn/(.+)$")
 
 
 def is_lfs(path: str) -> bool:
     return path.endswith(LFS_SUFFIXES)
+
+
+def _mode(path: str) -> dict[str, str]:
+    return {"uploadMode": "lfs" if is_lfs(path) else "regular"}
 
 
 def git_sha1(content: bytes) -> str:
@@ -58,6 +65,10 @@ class HubStandIn:
     transfer waits, with `stalled` set, until `close`. Listings come in pages of `page_size`; an `endless` one names
     its first page as the next, "again", or always another empty one, "empty", or sends one without an end, "bytes", or
     an "error" of that kind.
+
+    Uploads: large files go into `objects` by their SHA-256, and are files of a repository once a commit says so; `puts`
+    are the hashes of those that came, `commits` the paths of each commit. `refuse` answers a request by its method and
+    path with a status and a message, or None.
     """
 
     repositories: dict[tuple[str, str], dict[str, bytes]]
@@ -68,6 +79,11 @@ class HubStandIn:
     page_size: int = 1000
     endless: str = ""
     stalled: threading.Event = field(default_factory=threading.Event)
+    objects: dict[str, bytes] = field(default_factory=dict)
+    puts: list[str] = field(default_factory=list)
+    commits: list[list[str]] = field(default_factory=list)
+    tokens: set[str] = field(default_factory=set)
+    refuse: Callable[[str, str], tuple[int, str] | None] = lambda method, path: None
 
     def __post_init__(self) -> None:
         self.closing = threading.Event()
@@ -108,6 +124,70 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer(with_body=True)
 
+    def do_POST(self) -> None:
+        self._receive()
+
+    def do_PUT(self) -> None:
+        self._receive()
+
+    def _receive(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        path = unquote(urlsplit(self.path).path)
+        if self.command == "POST":  # what is put has an address of its own, which is token enough
+            self.hub.tokens.add(self.headers.get("Authorization", ""))
+        refusal = self.hub.refuse(self.command, path)
+        if refusal:
+            self._error(refusal[0], "Refused", refusal[1])
+        elif self.command == "PUT":
+            digest = hashlib.sha256(body).hexdigest()
+            assert path == f"/lfs/{digest}"
+            self.hub.puts.append(digest)
+            self.hub.objects[digest] = body
+            self._json({})
+        elif path == "/api/repos/create":
+            self._create(json.loads(body))
+        elif path == "/api/validate-yaml":
+            self._json({"warnings": [], "errors": []})
+        elif match := _LFS.match(path):
+            self._json({"transfer": "basic", "objects": [self._object(each) for each in json.loads(body)["objects"]]})
+        elif match := _CHANGE.match(path):
+            repo = (match[1], match[2])
+            if match[3] == "preupload":
+                modes = [
+                    {"path": f["path"], "shouldIgnore": False, **_mode(f["path"])} for f in json.loads(body)["files"]
+                ]
+                self._json({"files": modes})
+            else:
+                self._commit(repo, [json.loads(line) for line in body.splitlines()])
+        else:
+            self._error(404, "EntryNotFound")
+
+    def _create(self, asked: dict[str, Any]) -> None:
+        kind = f"{asked.get('type') or 'model'}s"
+        repo = (kind, f"{asked['organization']}/{asked['name']}")
+        status = 409 if repo in self.hub.repositories else 200
+        self.hub.repositories.setdefault(repo, {})
+        self._json({"url": self._page(repo)}, status)
+
+    def _page(self, repo: tuple[str, str]) -> str:
+        return f"{self.hub.address}/{'datasets/' if repo[0] == 'datasets' else ''}{repo[1]}"
+
+    def _object(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """How to upload a large file; of one that is there already, nothing."""
+        if asked["oid"] in self.hub.objects:
+            return asked
+        return {**asked, "actions": {"upload": {"href": f"{self.hub.address}/lfs/{asked['oid']}"}}}
+
+    def _commit(self, repo: tuple[str, str], lines: list[dict[str, Any]]) -> None:
+        changes = {}
+        for line in lines[1:]:
+            value = line["value"]
+            is_large = line["key"] == "lfsFile"
+            changes[value["path"]] = self.hub.objects[value["oid"]] if is_large else base64.b64decode(value["content"])
+        self.hub.repositories[repo].update(changes)
+        self.hub.commits.append(list(changes))
+        self._json({"commitUrl": f"{self._page(repo)}/commit/{COMMIT}", "commitOid": COMMIT})
+
     def _answer(self, with_body: bool) -> None:
         path = unquote(urlsplit(self.path).path)
         if match := _API.match(path):
@@ -147,7 +227,7 @@ class _Handler(BaseHTTPRequestHandler):
         page = [] if self.hub.endless == "empty" else entries[start : start + self.hub.page_size]
         has_more = self.hub.endless or following < len(entries)
         link = f'<{self.hub.address}{split.path}?recursive=True&cursor={following}>; rel="next"'
-        self._json(page, {"Link": link} if has_more else {})
+        self._json(page, headers={"Link": link} if has_more else {})
 
     @staticmethod
     def _entry(path: str, content: bytes) -> dict[str, Any]:
@@ -159,7 +239,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _resolve(self, repo: tuple[str, str], revision: str, path: str, with_body: bool) -> None:
         content = self.hub.repositories.get(repo, {}).get(path)
-        if content is None or revision != COMMIT:
+        if content is None or revision not in (COMMIT, "main"):
             self._error(404, "EntryNotFound")
             return
         if is_lfs(path):
@@ -205,9 +285,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self.hub.closing.wait()
             self.close_connection = True
 
-    def _json(self, value: object, headers: Mapping[str, str] | None = None) -> None:
+    def _json(self, value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
         body = json.dumps(value).encode()
-        self.send_response(200)
+        self.send_response(status)
         for name, content in (headers or {}).items():
             self.send_header(name, content)
         self.send_header("Content-Type", "application/json")
@@ -215,8 +295,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def _error(self, status: int, code: str) -> None:
+    def _error(self, status: int, code: str, message: str = "") -> None:
         self.send_response(status)
         self.send_header("X-Error-Code", code)
+        if message:
+            self.send_header("X-Error-Message", message)
         self.send_header("Content-Length", "0")
         self.end_headers()
