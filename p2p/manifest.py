@@ -101,9 +101,10 @@ def describe_open(file: BinaryIO) -> FileRecord:
 
 
 class HashedFile(io.RawIOBase):
-    """What is written to a file passes here, and a thread hashes each piece while the file takes it."""
+    """What is written to a file passes here and is hashed, by a thread meanwhile where there is one in `background`:
+    quicker on an idle machine, and slower on a busy one, where each piece waits for the thread's turn."""
 
-    def __init__(self, file: BinaryIO, background: ThreadPoolExecutor) -> None:
+    def __init__(self, file: BinaryIO, background: ThreadPoolExecutor | None = None) -> None:
         self._file = file
         self._background = background
         self._digest = hashlib.sha256()
@@ -112,7 +113,7 @@ class HashedFile(io.RawIOBase):
     def write(self, piece: Buffer) -> int:
         size = memoryview(piece).nbytes
         self._num_bytes += size
-        if size < _SMALL_BYTES:
+        if self._background is None or size < _SMALL_BYTES:
             self._digest.update(piece)
             return self._file.write(piece)
         hashed = self._background.submit(self._digest.update, piece)

@@ -11,7 +11,6 @@ import io
 import os
 import warnings
 from collections.abc import Generator, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +98,8 @@ class _HashingFileSystem(FileSystem):
 
     @contextlib.contextmanager
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Generator[io.IOBase, None, None]:
-        with open(path, "wb") as file, ThreadPoolExecutor(1) as background:
-            stream = HashedFile(file, background)
+        with open(path, "wb") as file:
+            stream = HashedFile(file)
             yield stream
             self.records[Path(path).name] = stream.record()
 
