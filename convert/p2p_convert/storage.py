@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -76,16 +76,28 @@ def open_store(address: str) -> Store:
 
 @contextlib.contextmanager
 def _locked_folder(root: Path, address: str) -> Iterator[Hold]:
-    """The lock goes with the process, so there is none to break. What a killed one had begun is removed."""
+    """The lock goes with the process, so there is none to break. What killed processes had begun is removed, that of a
+    conversion before at the start, that of a worker of this one at its end.
+    """
     path = root / LOCK
     was_converted_into = path.exists()
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with take(path, address, ELSEWHERE) as file:
-        for leftover in root.rglob(".*") if was_converted_into else ():  # elsewhere they are others' files
-            if is_temporary(leftover.name):
-                leftover.unlink(missing_ok=True)
+        others = set() if was_converted_into else set(_temporaries(root))
+        _remove(_temporaries(root), others)
         yield _FolderHold(path, os.fstat(file.fileno()).st_ino)
+        _remove(_temporaries(root), others)
+
+
+def _temporaries(root: Path) -> Iterator[Path]:
+    return (path for path in root.rglob(".*") if is_temporary(path.name))
+
+
+def _remove(paths: Iterable[Path], but: Container[Path]) -> None:
+    for path in paths:
+        if path not in but:
+            path.unlink(missing_ok=True)
 
 
 class _FolderHold:

@@ -158,6 +158,13 @@ def test_files_that_a_killed_conversion_had_begun_are_removed_and_others_are_not
     assert [path.name for path in (out / "train").glob(".*")] == [".mine.partial"]
 
 
+def test_what_a_killed_worker_of_this_conversion_had_begun_is_removed_at_its_end(raw: Path, tmp_path: Path) -> None:
+    leftover = tmp_path / "out" / "train" / ".shard.00000.000.mds.0123456789abcdef.partial"
+    convert([raw], tmp_path / "out", OPTIONS, progress=lambda _task, _report: leftover.write_bytes(b"x") and None)
+    assert (tmp_path / "out" / "train" / "index.json").exists()
+    assert not leftover.exists()
+
+
 def test_in_a_folder_that_held_no_conversion_nothing_is_removed(raw: Path, tmp_path: Path) -> None:
     anothers = tmp_path / "new" / ".policy.0123456789abcdef.partial"
     anothers.parent.mkdir()
