@@ -255,11 +255,15 @@ class Loader:
 def loader_needs(recipe: Recipe, num_gpus: int, frames_per_s: float, loader: Loader) -> list[str]:
     """What it takes to feed `frames_per_s`: cores, workers, network, cache, memory for what is prepared ahead.
 
-    As much is prepared ahead as the trainer asks for: `prefetch_factor` batches by each worker, uint8 frames.
+    As much is prepared ahead as the trainer asks for: `prefetch_factor` batches by each worker, uint8 frames. Workers
+    are as many as let each decoder go on from chunk to chunk (p2p/data/order.py).
     """
+    from p2p.data.order import LANES_PER_CHUNK
+
     config, data = recipe.policy, recipe.data
     cores = frames_per_s / loader.frames_per_core_s
-    workers = math.ceil(cores / num_gpus)
+    needed = math.ceil(cores / num_gpus)
+    workers = next((n for n in range(needed, LANES_PER_CHUNK + 1) if LANES_PER_CHUNK % n == 0), needed)
     pixels = 3 * config.frame_height * config.frame_width
     batch = recipe.global_batch / num_gpus * config.num_timesteps * pixels
     epoch_h = loader.dataset_frames / frames_per_s / 3600
