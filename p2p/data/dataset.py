@@ -7,11 +7,8 @@ how many there are: it reads its part of each batch.
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
-import shutil
-import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -32,7 +29,7 @@ from p2p.data.lanes import Lanes
 from p2p.data.order import Order, join_walks, make_walk
 from p2p.data.prefetch import Prefetcher
 from p2p.data.progress import Progress
-from p2p.data.stream import GameplayStream, parse_bytes
+from p2p.data.stream import GameplayStream, given_streams, parse_bytes, share_epoch, temporary_folder
 from p2p.data.substitutes import substitutes
 from p2p.data.table import SegmentPlace
 from p2p.data.video import Undecodable
@@ -105,7 +102,7 @@ class GameplayDataset(IterableDataset[dict[str, Any]]):
             raise ValueError(f"num_timesteps is {num_timesteps}, batch_size {batch_size}; write 1 or more")
         if phase not in ("random", 0):
             raise ValueError(f'phase is {phase!r}; write "random" (training) or 0 (validation)')
-        self.streams, limit = _streams(local, remote, streams), parse_bytes(cache_limit)
+        self.streams, limit = given_streams(local, remote, streams), parse_bytes(cache_limit)
         if limit and not all(stream.is_copy for stream in self.streams):
             raise ValueError("cache_limit with a stream that has no remote would delete its only shards; leave it out")
         self.num_timesteps, self.phase = num_timesteps, phase
@@ -119,7 +116,7 @@ class GameplayDataset(IterableDataset[dict[str, Any]]):
         self.num_samples = sum(totals)
         self._first_chunks = np.cumsum([0, *totals])
         self._first_recordings = np.cumsum([0, *(len(stream.table.recordings) for stream in self.streams)])
-        self._chosen = _choose(self.streams, totals, epoch_size)
+        self._chosen = share_epoch(self.streams, totals, epoch_size)
         self.epoch_size = sum(self._chosen)
         self._rank, self._num_ranks = _rank()
         self._progress = Progress()
@@ -379,43 +376,8 @@ class GameplayDataset(IterableDataset[dict[str, Any]]):
         return segment
 
 
-def _streams(
-    local: str | None, remote: str | None, streams: Sequence[GameplayStream] | None
-) -> Sequence[GameplayStream]:
-    if (streams is None) == (local is None and remote is None):
-        raise ValueError("name either local (and remote), or streams")
-    if streams is None:
-        return [GameplayStream(local or temporary_folder(), remote)]
-    wrong = [type(s).__name__ for s in streams if not isinstance(s, GameplayStream)]
-    if wrong or not streams:
-        raise ValueError(f"streams must be a list of p2p.data.GameplayStream, not of {wrong or 'nothing'}")
-    return streams
-
-
-def _choose(streams: Sequence[GameplayStream], totals: Sequence[int], epoch_size: int | None) -> list[int]:
-    """How many chunks of each stream an epoch has.
-
-    Raises:
-        ValueError: when some streams have a proportion and others do not.
-    """
-    shares = [stream.proportion for stream in streams]
-    given = [share for share in shares if share is not None and 0 < share <= 1]
-    if given and len(given) != len(shares):
-        raise ValueError(f"the streams' proportions are {shares}; give each one in (0, 1], or none")
-    weights = given or totals
-    edges = np.cumsum([0, *weights]) * ((epoch_size or sum(totals)) / sum(weights))
-    return np.diff(edges.round().astype(np.int64)).tolist()
-
-
 def _rank() -> tuple[int, int]:
     """(rank, number of processes)."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def temporary_folder() -> str:
-    """A folder that goes with this process (and not with a worker that was forked from it)."""
-    folder, process = tempfile.mkdtemp(prefix="p2p-shards-"), os.getpid()
-    atexit.register(lambda: shutil.rmtree(folder, ignore_errors=True) if os.getpid() == process else None)
-    return folder

@@ -1,14 +1,19 @@
-"""One stream: where its shards come from, its index, and its table of recordings."""
+"""One stream: where its shards come from, its index, its table of recordings, and its share of an epoch."""
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import re
+import shutil
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import distributed
 
 from p2p.data.cache import Cache
@@ -65,6 +70,46 @@ class GameplayStream:
         if not self.table.total:
             raise ShardError(f"{filename}: {len(recordings)} recordings, none of them gives a chunk to train on")
         self.shards = ShardFolder(folder, entries, remote, cache_limit, patience_s)
+
+
+def given_streams(
+    local: str | None, remote: str | None, streams: Sequence[GameplayStream] | None
+) -> Sequence[GameplayStream]:
+    """The streams that were named: `streams`, or the one of `local` and `remote`.
+
+    Raises:
+        ValueError: when neither or both are, or the list holds something else.
+    """
+    if (streams is None) == (local is None and remote is None):
+        raise ValueError("name either local (and remote), or streams")
+    if streams is None:
+        return [GameplayStream(local or temporary_folder(), remote)]
+    wrong = [type(s).__name__ for s in streams if not isinstance(s, GameplayStream)]
+    if wrong or not streams:
+        raise ValueError(f"streams must be a list of p2p.data.GameplayStream, not of {wrong or 'nothing'}")
+    return streams
+
+
+def share_epoch(streams: Sequence[GameplayStream], totals: Sequence[int], epoch_size: int | None) -> list[int]:
+    """How many chunks of each stream an epoch has.
+
+    Raises:
+        ValueError: when some streams have a proportion and others do not.
+    """
+    shares = [stream.proportion for stream in streams]
+    given = [share for share in shares if share is not None and 0 < share <= 1]
+    if given and len(given) != len(shares):
+        raise ValueError(f"the streams' proportions are {shares}; give each one in (0, 1], or none")
+    weights = given or totals
+    edges = np.cumsum([0, *weights]) * ((epoch_size or sum(totals)) / sum(weights))
+    return np.diff(edges.round().astype(np.int64)).tolist()
+
+
+def temporary_folder() -> str:
+    """A folder that goes with this process (and not with a worker that was forked from it)."""
+    folder, process = tempfile.mkdtemp(prefix="p2p-shards-"), os.getpid()
+    atexit.register(lambda: shutil.rmtree(folder, ignore_errors=True) if os.getpid() == process else None)
+    return folder
 
 
 def parse_bytes(size: int | str | None) -> int | None:
