@@ -25,8 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.usage = "%(prog)s [policy] --game GAME [options]"
     parser.add_argument("policy", nargs="?", type=Path, help="policy folder; a server is started for it")
+    short = [name for name in game_names() if name.count(":") == 1]  # an unknown name is answered with all of them
     parser.add_argument(
-        "--game", required=True, type=game_name, help=f"one of {', '.join(game_names())}; or program:COMMAND"
+        "--game",
+        required=True,
+        type=game_name,
+        help=f"one of {', '.join(short)}; a whole level such as doom:freedoom2:MAP01; or program:COMMAND",
     )
     parser.add_argument("--socket", help="a running server (path or HOST:PORT) instead of a policy folder")
     parser.add_argument("--any-user", action="store_true", help="even if another user runs the server at --socket")

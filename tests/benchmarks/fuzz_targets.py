@@ -311,11 +311,11 @@ def protocol_seeds() -> list[bytes]:
 
 
 def run_index(data: bytes) -> None:
-    from p2p.data.table import build_chunk_table
+    from p2p.data.table import ChunkTable
     from p2p.format import decode_index
 
     shards, recordings = decode_index(data, "index.json")
-    build_chunk_table([shard["samples"] for shard in shards], recordings, 200)
+    ChunkTable(recordings, shards.samples, 200)
 
 
 def run_segment(data: bytes) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from p2p.actions import ActionSpace
-from p2p.config import SamplingConfig
+from p2p.config import Z_WEIGHT, SamplingConfig
 from p2p.evaluate import metrics
 from p2p.evaluate.baselines import baseline_tallies, statistics
 from p2p.evaluate.free_running import free_running_ids
@@ -92,7 +92,7 @@ def parity_batch(shared_fixtures: Path) -> tuple[dict[str, object], dict[str, to
 def test_perplexities_of_the_original_checkpoint_agree_with_the_original(shared_fixtures: Path) -> None:
     batch, io = parity_batch(shared_fixtures)
     policy = open_policy(shared_fixtures / "parity_tiny" / "checkpoint-step=00000010.ckpt", "cpu")
-    values = score_batches(policy, [batch])["policy"]
+    values = score_batches(policy, [batch], Z_WEIGHT)["policy"]
     assert values["loss"].value == pytest.approx(float(io["loss.total"]), abs=1e-4)
     heads = (("keys", "key"), ("buttons", "mouse_button"), ("mouse_x", "mouse_delta_x"), ("mouse_y", "mouse_delta_y"))
     for head, name in heads:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -34,18 +34,6 @@ def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("p2p.hub.transfer.FIRST_PAUSE_S", 0.001)
-
-
-@pytest.fixture
-def make_hub(make_hub: MakeHub, monkeypatch: pytest.MonkeyPatch) -> MakeHub:
-    """As elsewhere; and the answers' addresses are understood, as if HF_ENDPOINT had been set before the import."""
-
-    def make(repositories: Any) -> HubStandIn:
-        hub = make_hub(repositories)
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
-        return hub
-
-    return make
 
 
 def make_policy(folder: Path, config: PolicyConfig = TINY) -> Path:
@@ -97,7 +85,10 @@ def run_folder(tmp_path: Path) -> Path:
 
 
 def upload(folder: Path, repo: tuple[str, str], *options: str) -> int:
-    return main(["upload", str(folder), "--repo", repo[1], *(["--dataset"] if repo is DATASET else []), *options])
+    """Run the command; addresses in answers are understood, as if HF_ENDPOINT had been set before the Hub's import."""
+    kind = ["--dataset"] if repo is DATASET else []
+    with mock.patch("huggingface_hub.constants.ENDPOINT", os.environ["HF_ENDPOINT"]):
+        return main(["upload", str(folder), "--repo", repo[1], *kind, *options])
 
 
 # ------------------------------------------------------------------ policies

@@ -129,7 +129,7 @@ def test_what_is_no_frame_or_no_text_is_refused(frame: Any, text: Any, message: 
 @pytest.mark.parametrize(
     ("source", "device", "message"),
     [
-        ("hf:somebody", "cpu", "expected hf:OWNER/NAME/SIZE"),
+        ("hf:somebody", "cpu", "expected hf:OWNER/NAME, or hf:OWNER/NAME/SIZE"),
         ("missing.ckpt", "cpu", "missing.ckpt"),
         ("missing", "cpu", "missing is no policy folder"),
         ("missing", "abacus", "device 'abacus' cannot be used here"),

@@ -320,7 +320,7 @@ MISTAKES = {
     "a folder without a policy": (["--policy", "{tmp}"], "is no policy folder"),
     "an unknown recipe": (["--random-weights", "--recipe", "7B"], "recipe '7B': expected one of 150M"),
     "an unknown device": (["--random-weights", "--device", "abacus"], "device 'abacus' cannot be used here"),
-    "a hub name without a size": (["--policy", "hf:150M"], "expected hf:OWNER/NAME/SIZE"),
+    "a hub name without a size": (["--policy", "hf:150M"], "expected hf:OWNER/NAME, or hf:OWNER/NAME/SIZE"),
     "no recording": (["playback", "{tmp}/absent"], "no such file"),
     "an unknown embedder": (["--random-weights", "--recipe", "{tiny}", "--text-embedder", "bert"], "expected null"),
     "a file in the place of the socket": (["echo", "--socket", "{tiny}"], "is not a socket; it was left alone"),

@@ -34,8 +34,9 @@ while True:
     signal.pause()
 """
 TYPED = """
-import os, sys
+import os, signal, sys
 from p2p.train.processes import run_processes
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
 sys.exit(run_processes([sys.executable, "-c", *sys.argv[1:]], 2, os.environ))
 """
 TIMEOUT_S = 60.0

@@ -104,7 +104,7 @@ def test_an_incomplete_checkpoint_is_passed_over_and_what_was_random_repeats(
     zygote.start(small_run(folder, "max_duration=8ba", SAVES, *random), tmp_path / "log").wait()
     log = (tmp_path / "log").read_text()
     assert "step-00000006 is passed over: " in log
-    assert "__0_0.distcp: 1000 bytes, manifest.json says " in log
+    assert "__0_0.distcp has 1000 bytes, manifest.json says " in log
     assert "resuming from step 5 " in log
     after = read_metrics(folder)
     assert sorted(after) == list(range(1, 9))
