@@ -196,7 +196,7 @@ def test_a_worker_that_waits_for_another_gives_up(
     dataset = open_dataset(tmp_path, **where, give_up_after_s=0.2)
     with (
         owned(tmp_path / ".1.lock", "the second shard"),
-        pytest.raises(TimeoutError, match=r"shard .*00001.*another process has been fetching it for 0 s"),
+        pytest.raises(TimeoutError, match=r"shard .*00001.*another process has been fetching it for \d s"),
     ):
         read_all(dataset)
 
