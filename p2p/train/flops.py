@@ -240,7 +240,7 @@ def saved_bytes(module: nn.Module, forward: Callable[[], object]) -> float:
 class Loader:
     """What loading costs: frames that a core prepares a second, stored bytes per frame, frames of the data set."""
 
-    frames_per_core_s: float = 2022.0
+    frames_per_core_s: float = 2206.0
     bytes_per_frame: float = 3920.0
     dataset_frames: float = 5e8
 
