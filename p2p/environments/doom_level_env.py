@@ -30,6 +30,7 @@ from p2p.levels.targets import Situation
 from p2p.levels.view import Seen, View
 
 START_STEPS = 10  # of random keys before an episode, so that seeds differ where nothing else is random
+SETTLING_TICS = 20  # of rest: the weapon swings by at most 16 units, and each drawing takes off one
 KEY_COLOURS: dict[str, Key] = {"Blue": "blue", "Yellow": "yellow", "Red": "red"}
 LONG_AGO = 1_000_000
 
@@ -39,9 +40,6 @@ class DoomLevelEnv(Environment):
 
     `info` holds `progress` (0 to 1), `exited`, `dead`, `kills`, `health` and `position` (x, y): for scores and
     drawings, not for a policy.
-
-    Equal seeds and actions give equal states and scores. After other episodes the engine may draw the weapon a little
-    differently in a single picture, about one episode in a hundred.
 
     Args:
         labels: `info["view"]` is a `View`, for the scripted player; it costs rendering time.
@@ -69,14 +67,21 @@ class DoomLevelEnv(Environment):
         self._had_keys: frozenset[Key] = frozenset()
         self._told: dict[str, Any] = {}
         with engine_errors(str(self._level)):
-            if not self._engine.is_episode_finished():  # a key of the last episode would choose a weapon in this one
-                self._engine.make_action(button_values(Action(), LEVEL_KEY_BUTTONS), TICS_PER_STEP)
+            self._forget_last_episode()
             self._engine.set_seed(episode_seed % 2**31)
             self._engine.new_episode()
             self._had_keys = self._keys_left()
             for action in start_actions(episode_seed):
                 self._engine.make_action(button_values(action, LEVEL_KEY_BUTTONS), TICS_PER_STEP)
         return self._observe(), self._told
+
+    def _forget_last_episode(self) -> None:
+        """Two things outlive an episode in the engine: a key that chooses a weapon, and how far the weapon
+        swings, which follows the player's speed by a step each time it is drawn.
+        """
+        self._engine.new_episode()
+        for _ in range(SETTLING_TICS):
+            self._engine.make_action(button_values(Action(), LEVEL_KEY_BUTTONS))
 
     def step(self, action: AnyAction) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
         with engine_errors(str(self._level)):
