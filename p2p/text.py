@@ -12,6 +12,7 @@ import logging
 import math
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +117,7 @@ def _read_embedding(data: bytes, where: str) -> Embedding:
     return values
 
 
-class _LanguageModel:
+class _LanguageModel(ABC):
     """An embedder whose model is loaded at the first instruction."""
 
     _loaded: Callable[[str], Embedding] | None = None
@@ -128,8 +129,9 @@ class _LanguageModel:
         gate.finite(embedding, f"the embedding of {gate.shown(instruction)}")
         return embedding
 
+    @abstractmethod
     def _load(self) -> Callable[[str], Embedding]:
-        raise NotImplementedError
+        """Load the model."""
 
 
 class GemmaEmbedder(_LanguageModel):

@@ -56,6 +56,7 @@ RULES = {
         ("p2p.config", "p2p.model", "p2p.object_storage", "p2p.storage"), (*TRAINER, "streaming", "vizdoom", "av")
     ),
     "p2p.game_names": Rule((), (*LIGHT, "av")),
+    "p2p.parquet": Rule((), (*LIGHT, "av")),
     "p2p.text": Rule((), (*TRAINER, "streaming", "vizdoom", "av")),
     "p2p.model": Rule(
         ("p2p.actions", "p2p.config", "p2p.data.resize", "p2p.text"),
@@ -123,7 +124,7 @@ RULES = {
         (*TRAINER, "torch", "streaming", "vizdoom", "av"),
     ),
     "p2p.doctor": Rule((), (*TRAINER, "streaming", "vizdoom")),
-    "p2p.hub": Rule(("p2p.config", "p2p.game_names"), LIGHT),
+    "p2p.hub": Rule(("p2p.config", "p2p.game_names", "p2p.parquet"), LIGHT),
     "p2p.download": Rule(("p2p.hub", "p2p.model"), LIGHT),
     "p2p.upload": Rule(("p2p.actions", "p2p.format", "p2p.hub", "p2p.model"), LIGHT),
     "p2p.demo": Rule(("p2p", "p2p_serve", "p2p_convert"), ("composer", "streaming")),
@@ -137,6 +138,7 @@ RULES = {
             "p2p.game_names",
             "p2p.hub",
             "p2p.object_storage",
+            "p2p.parquet",
             "p2p.proto",
             "p2p.recording",
             "p2p.storage",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from p2p.actions import Action
@@ -10,7 +11,7 @@ from p2p.environments.doom_engine import TURN_DEG_PER_PIXEL, Label
 from p2p.environments.game import Frame, Info
 
 
-class DoomExpert:
+class DoomExpert(ABC):
     """Common part: chooses by `info["labels"]`, so the environment must be one with labels."""
 
     def reset(self, seed: int) -> None:
@@ -23,8 +24,9 @@ class DoomExpert:
         self._step += 1
         return self.choose(info["labels"])
 
+    @abstractmethod
     def choose(self, labels: Sequence[Label]) -> Action:
-        raise NotImplementedError
+        """The action when these are on the screen."""
 
 
 class HealthGatherer(DoomExpert):

@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from p2p import gate
 from p2p.game_names import fold, load_aliases
+from p2p.parquet import Bounds, open_parquet
 
 if TYPE_CHECKING:
-    import pyarrow.parquet
+    import pyarrow
 
-MAX_TABLE_BYTES = 256 << 20  # the dataset's has 6 MB
-MAX_UNPACKED_BYTES = 1 << 30
-MAX_ROWS = 5_000_000  # the dataset's has 109,000
-_MAX_THRIFT = 1 << 20  # entries of a list and bytes of a text in the table's own description
+_BOUNDS = Bounds(file_bytes=256 << 20, unpacked_bytes=1 << 30, rows=5_000_000)  # the dataset's: 6 MB, 109,000 rows
+_EXPECTED = "the table of the dataset's recordings"
 _MAX_CHARACTERS = 1000
 _ROWS_AT_ONCE = 1 << 16
 _COLUMNS = {"id": True, "filepath": True, "env_name": True, "env_subtype": False}  # name: whether it must be there
@@ -99,20 +98,11 @@ def recordings_of_game(table: Path, game: str) -> Game:
 
 def _read(table: Path) -> Iterator[tuple[Recording, str, str]]:
     """(recording, env_name, env_subtype) of every row of a stranger's table."""
-    import pyarrow
-    import pyarrow.parquet
-
     row = 0
-    try:
-        with gate.open_regular(table) as file:
-            if file.seek(0, 2) > MAX_TABLE_BYTES:
-                raise gate.Refused(f"longer than {MAX_TABLE_BYTES} bytes, the most that is read of a table")
-            file.seek(0)
-            limits = {"thrift_string_size_limit": _MAX_THRIFT, "thrift_container_size_limit": _MAX_THRIFT}
-            columns = _columns(pyarrow.parquet.ParquetFile(file, **limits))
-            file.seek(0)  # a text that a million rows share is held once
-            parquet = pyarrow.parquet.ParquetFile(file, read_dictionary=columns, **limits)
-            for batch in parquet.iter_batches(_ROWS_AT_ONCE, columns=columns):
+    with open_parquet(table, _BOUNDS, _EXPECTED) as parquet:
+        try:
+            columns = _columns(parquet.schema)
+            for batch in parquet.batches(columns, _ROWS_AT_ONCE, share=True):
                 values = {name: _values(batch.column(name), name) for name in columns}
                 for ident, path, env, sub in zip(
                     values["id"],
@@ -123,24 +113,14 @@ def _read(table: Path) -> Iterator[tuple[Recording, str, str]]:
                 ):
                     row += 1
                     yield _recording(ident, path, f"row {row}"), str(env or ""), str(sub or "")
-    except (pyarrow.ArrowException, ValueError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's trouble; pyarrow says OSError without a number of a damaged table too
-        reason = gate.shown(str(error), quote=False)
-        raise gate.Refused(f"{table}: {reason}; expected the table of the dataset's recordings") from error
+        except ValueError as error:
+            raise gate.Refused(f"{table}: {gate.shown(str(error), quote=False)}; expected {_EXPECTED}") from error
 
 
-def _columns(parquet: pyarrow.parquet.ParquetFile) -> list[str]:
-    """The columns to read, after sizes and types were looked at."""
+def _columns(schema: pyarrow.Schema) -> list[str]:
+    """The columns to read, after their types were looked at."""
     import pyarrow.types as kinds
 
-    description, schema = parquet.metadata, parquet.schema_arrow
-    groups = [description.row_group(number) for number in range(description.num_row_groups)]
-    if max([description.num_rows, *(group.num_rows for group in groups)]) > MAX_ROWS:
-        raise gate.Refused(f"it has {description.num_rows} rows; expected at most {MAX_ROWS}")
-    unpacked = sum(group.total_byte_size for group in groups)
-    if not 0 <= unpacked <= MAX_UNPACKED_BYTES:
-        raise gate.Refused(f"it unpacks to {unpacked} bytes; expected at most {MAX_UNPACKED_BYTES}")
     present = []
     for name, is_needed in _COLUMNS.items():
         if schema.names.count(name) != 1:

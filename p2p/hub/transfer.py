@@ -232,7 +232,8 @@ def _without_body(answer: Any) -> Any:
 
 def _remote_file(entry: Mapping[str, Any]) -> RemoteFile:
     sha256 = gate.mapping(entry["lfs"], "lfs").get("oid") if entry.get("lfs") else None
-    return RemoteFile(entry.get("path"), entry.get("size"), entry.get("oid"), sha256)  # type: ignore[arg-type]
+    stated: dict[str, Any] = {"path": None, "size": None, "oid": None, **entry}  # RemoteFile looks at them
+    return RemoteFile(stated["path"], stated["size"], stated["oid"], sha256)
 
 
 def _bytes_on_the_way(folder: Path) -> int:

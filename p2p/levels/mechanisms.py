@@ -44,10 +44,11 @@ _RISE = {14: 32, 67: 32, 15: 24, 66: 24, 58: 24, 92: 24, 59: 24, 93: 24, 140: 51
 _STAIRS: dict[int, tuple[Trigger, int]] = {7: ("use", 8), 127: ("use", 16), 8: ("walk", 8), 100: ("walk", 16)}
 _DONUT = 9
 _RETURNING = {29, 63, 4, 90, 105, 108, 111, 114}
-_EFFECTS = {
+_SIDES: tuple[Trigger, Trigger] = ("use", "walk")
+_EFFECTS: dict[int, tuple[Effect, Trigger]] = {
     number: (effect, trigger)
     for effect, sides in _REMOTE.items()
-    for trigger, numbers in zip(("use", "walk"), sides, strict=True)
+    for trigger, numbers in zip(_SIDES, sides, strict=True)
     for number in numbers
 }
 
@@ -94,7 +95,7 @@ def find_mechanisms(level: Level) -> list[Mechanism]:
         elif special in _EFFECTS and tag:
             effect, trigger = _EFFECTS[special]
             changes = tuple(_change(level, sector, effect, special) for sector in _tagged(level, tag))
-            found.append(Mechanism(line, trigger, changes, _LOCKED.get(special, "")))  # type: ignore[arg-type]
+            found.append(Mechanism(line, trigger, changes, _LOCKED.get(special, "")))
         elif special in _STAIRS and tag:
             trigger, step = _STAIRS[special]
             changes = tuple(change for sector in _tagged(level, tag) for change in _stairs(level, sector, step))

@@ -136,7 +136,7 @@ def second_camera(content: dict[str, Any]) -> None:
         ),
         (column(EPISODES, "data/file_index", lambda v: [0, -1]), "row 1: data/file_index is -1"),
         (column(EPISODES, f"videos/{CAMERA}/from_timestamp", lambda v: [0.0, float("nan")]), "from_timestamp is nan"),
-        (lambda root: (root / EPISODES).write_bytes(b"PAR1"), "no Parquet file that can be read"),
+        (lambda root: (root / EPISODES).write_bytes(b"PAR1"), "expected a Parquet file"),
         (lambda root: (root / EPISODES).unlink(), "no recording of the format lerobot"),
     ],
 )

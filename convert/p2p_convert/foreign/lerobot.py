@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from p2p import gate
 from p2p.actions import Action
+from p2p.parquet import Bounds, open_parquet
 from p2p_convert.budget import MAX_FRAMES, Budget
 from p2p_convert.errors import Rejected
 from p2p_convert.foreign import ForeignRecording, Imported, require
 from p2p_convert.foreign.keys import BUTTONS, KEYS, MOST_MOTION_PX, Vocabulary, annotate, button_name, key_name
-from p2p_convert.foreign.parquet import open_parquet
 from p2p_convert.foreign.video import Clip
 
 INFO = "meta/info.json"
@@ -31,8 +31,8 @@ VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.m
 TAKEN = "taken"
 _EPISODES = "meta/episodes"
 _MAX_INFO_BYTES = 16 << 20
-_MAX_EPISODES = 1_000_000
-_MAX_ROWS = 100_000_000  # of a file of data, which holds many episodes
+_EPISODE_BOUNDS = Bounds(file_bytes=1 << 30, unpacked_bytes=1 << 31, rows=1_000_000)
+_DATA_BOUNDS = Bounds(file_bytes=1 << 30, unpacked_bytes=1 << 31, rows=100_000_000)  # a file holds many episodes
 _MAX_COMPONENTS = 4096
 _MAX_FILES = 1_000_000
 _BY = 1  # taken: a person's
@@ -53,8 +53,8 @@ def find(root: Path, camera: str = "") -> list[ForeignRecording]:
     found = []
     for path in sorted((root / _EPISODES).glob("chunk-*/file-*.parquet")):
         found += [_episode(root, key, where, row) for where, row in _episode_rows(path, key)]
-        if len(found) > _MAX_EPISODES:
-            raise ValueError(f"{path}: more than {_MAX_EPISODES} episodes")
+        if len(found) > _EPISODE_BOUNDS.rows:
+            raise ValueError(f"{path}: more than {_EPISODE_BOUNDS.rows} episodes")
     return found
 
 
@@ -99,7 +99,7 @@ def _camera(info: dict[str, Any], wanted: str, root: Path) -> str:
 
 def _episode_rows(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
     columns = ["episode_index", "data/chunk_index", "data/file_index", *(f"videos/{key}/{part}" for part in _PLACE)]
-    with open_parquet(path, _MAX_EPISODES) as parquet:
+    with open_parquet(path, _EPISODE_BOUNDS) as parquet:
         missing = [name for name in columns if name not in parquet.names]
         if missing:
             raise gate.Refused(
@@ -174,7 +174,7 @@ def _rows(
     """Of each feature float64 [n, N], and bool [n]: whether a person's action is known."""
     parts: list[list[Any]] = [[] for _ in features]
     taken: list[bool] = []
-    with open_parquet(path, _MAX_ROWS) as parquet:
+    with open_parquet(path, _DATA_BOUNDS) as parquet:
         has_taken = TAKEN in parquet.names
         columns = ["frame_index", *(feature.name for feature in features), *([TAKEN] if has_taken else [])]
         missing = [name for name in ["episode_index", *columns] if name not in parquet.names]

@@ -13,6 +13,7 @@ from typing import Any
 
 from p2p import gate
 from p2p.actions import Action
+from p2p.parquet import Bounds, open_parquet
 from p2p_convert.budget import MAX_FRAMES, Budget
 from p2p_convert.errors import Rejected
 from p2p_convert.foreign import ForeignRecording, Imported, pairs, require
@@ -22,6 +23,7 @@ from p2p_convert.foreign.video import Clip
 NEEDED = ("keys", "buttons", "dx", "dy")
 OPTIONAL = ("frame", "time_s")
 _MAX_BYTES = 1 << 30
+_BOUNDS = Bounds(file_bytes=_MAX_BYTES, unpacked_bytes=1 << 31, rows=MAX_FRAMES)
 _MAX_CELL = 1000  # characters
 _DAY_S = 86_400.0
 
@@ -110,9 +112,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(file and row, {column: value})."""
-    from p2p_convert.foreign.parquet import open_parquet
-
-    with open_parquet(path) as parquet:
+    with open_parquet(path, _BOUNDS) as parquet:
         columns = _columns(parquet.names, path)
         for number, row in enumerate(parquet.rows([name for name in columns if name in (*NEEDED, *OPTIONAL)])):
             yield f"{path}, row {number}", row
