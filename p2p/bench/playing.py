@@ -8,18 +8,16 @@ from typing import Any
 
 import gymnasium
 
-from p2p.actions import FRAME_RATE_HZ, Action
-from p2p.agents.controls import BlindAgent, IdleAgent, RandomAgent, ShuffledAgent
+from p2p.actions import FRAME_RATE_HZ
 from p2p.bench.scores import End, Scored
-from p2p.environments.game import Agent, Frame, Info
-from p2p.environments.registry import AGENT_NAMES, find_game, make_agent, make_env
+from p2p.environments.game import Agent, Frame
+from p2p.environments.registry import AGENT_NAMES, find_game, make_env
+from p2p.play.players import Players
 from p2p.play.results import POLICY, SHUFFLED
 from p2p.play.rollout import Step, rollout
 
 PLAYERS = ("expert", "random", "blind", "idle")  # beside the policy and its control
-SAMPLE_SEED = 900_000_000
-SAMPLE_EPISODES = 2  # of the expert: what the blind player draws from, and the pictures of other moments
-SAMPLE_EVERY = 10  # steps between those pictures
+SAMPLE_EPISODES = 2  # of the expert, for the players that draw from them: those of a level are long
 WAY_EVERY = FRAME_RATE_HZ // 2
 
 
@@ -79,25 +77,6 @@ class Trace:
         return Scored(game, player, seed, end, score, last.index + 1, kills, tuple(self.curve), tuple(self.way))
 
 
-class Sampled:
-    """The expert, whose actions are kept, and of every few steps the picture before it."""
-
-    def __init__(self, agent: Agent, env: gymnasium.Env[Frame, Any]) -> None:
-        self._agent, self._env = agent, env
-        self.actions: list[Action] = []
-        self.frames: list[Frame] = []
-
-    def reset(self, seed: int) -> None:
-        self._agent.reset(seed)
-
-    def act(self, observation: Frame, info: Info) -> Action:
-        if len(self.actions) % SAMPLE_EVERY == 0:
-            picture: Any = self._env.render()
-            self.frames.append(picture)
-        self.actions.append(self._agent.act(observation, info))
-        return self.actions[-1]
-
-
 class GamePlayers:
     """One game of a benchmark and whoever plays it.
 
@@ -107,15 +86,17 @@ class GamePlayers:
     """
 
     def __init__(self, game: str, policy: Agent | None = None, make: MakeEnv = make_env) -> None:
-        self._game, self._policy, self._make = find_game(game), policy, make
-        self._samples: Sampled | None = None
+        self._game, self._make = find_game(game), make
+        self._players = Players(
+            self._game, policy, lambda: closing(self._make(game, labels=True, pictures=False)), SAMPLE_EPISODES
+        )
 
     def play(self, player: str, seeds: Sequence[int]) -> Iterator[Scored]:
         """The player's episodes. One in which the environment fails is a crash, and the next has a new environment."""
         left = list(seeds)
         while left:
             with closing(self._open(player)) as env:
-                agent = self._agent(player)
+                agent = self._players.agent(player)
                 while left:
                     seed, trace = left.pop(0), Trace()
                     try:
@@ -127,27 +108,6 @@ class GamePlayers:
 
     def _open(self, player: str) -> gymnasium.Env[Frame, Any]:
         return self._make(self._game.name, labels=player in AGENT_NAMES, pictures=player == POLICY)
-
-    def _agent(self, player: str) -> Agent:
-        if player in AGENT_NAMES:
-            return make_agent(self._game, player)
-        if player == "random":
-            return RandomAgent(self._game)
-        if player == "idle":
-            return IdleAgent()
-        if player == "blind":
-            return BlindAgent(self._sample().actions)
-        if self._policy is None:
-            raise ValueError(f"player {player!r}: there is no policy to play")
-        return self._policy if player == POLICY else ShuffledAgent(self._policy, self._sample().frames)
-
-    def _sample(self) -> Sampled:
-        if self._samples is None:
-            with closing(self._make(self._game.name, labels=True, pictures=False)) as env:
-                samples = Sampled(make_agent(self._game), env)
-                rollout(env, samples, episodes=SAMPLE_EPISODES, seed=SAMPLE_SEED)
-            self._samples = samples
-        return self._samples
 
 
 def players_of(with_policy: bool, names: Sequence[str] = ("expert", "random", "blind")) -> list[str]:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from p2p.actions import Action
-from p2p.agents.controls import BlindAgent, IdleAgent, RandomAgent, ShuffledAgent
 from p2p.agents.remote import RemoteAgent
 from p2p.agents.serving import served
 from p2p.console import Progress
-from p2p.environments.game import Agent, Frame, Info
-from p2p.environments.registry import AGENT_NAMES, find_game, make_agent, make_env
+from p2p.environments.game import Frame
+from p2p.environments.registry import AGENT_NAMES, find_game, make_env
 from p2p.play.clock import RealtimeClock
+from p2p.play.players import Players
 from p2p.play.results import POLICY, SHUFFLED, PlayedEpisode
 from p2p.play.rollout import rollout
 from p2p.play.subscribers import Film, Presses, score_caption
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
 
 COMPARISONS = ("random", "blind", "expert", "contrary", "idle", SHUFFLED)
 FIRST_SEED = 1_000_000_000  # evaluation begins here; recordings use seeds below
-SAMPLE_EPISODES = 4  # of the scripted player: what the blind player draws from, and the frames of other moments
-SAMPLE_SEED = 900_000_000
-MAX_SHUFFLED_FRAMES = 600
 
 
 @dataclass(frozen=True)
@@ -113,14 +109,14 @@ def _share_out(addresses: Sequence[str], num_workers: int) -> list[str]:
 
 def _play_some(settings: PlaySettings, address: str, todo: Any, report: Report) -> None:
     """One worker: takes episodes until there are none."""
-    with closing(Players(settings.game, address, settings.any_user, settings.realtime)) as players:
+    with closing(Episodes(settings.game, address, settings.any_user, settings.realtime)) as episodes:
         while (item := todo.get()) is not None:
             index, planned = item
-            report("episode", (index, players.play(planned)))
+            report("episode", (index, episodes.play(planned)))
 
 
-class Players:
-    """Opens the game once for each way of seeing it, and makes agents when they are needed.
+class Episodes:
+    """Plays single episodes of a game, which it opens once for each way of seeing it.
 
     Args:
         address: of the policy's server; "" when no policy plays.
@@ -134,7 +130,7 @@ class Players:
         self._stack = ExitStack()
         self._stack.callback(self._policy.close)
         self._env = cache(self._open)
-        self._samples = cache(self._sample)
+        self._players = Players(self._game, self._policy, lambda: nullcontext(self._env(True, False)))
 
     def close(self) -> None:
         """End the games, and the policy's session."""
@@ -148,7 +144,7 @@ class Players:
     def play(self, planned: PlannedEpisode) -> PlayedEpisode:
         """One whole episode."""
         name, presses = planned.player, Presses()
-        agent = self._agent(name)
+        agent = self._players.agent(name)
         env = self._env(name in AGENT_NAMES, name == POLICY)  # who does not look saves the resizing
         clock = RealtimeClock() if self._realtime and name == POLICY else None
         self._policy.text = planned.text
@@ -159,44 +155,6 @@ class Players:
                 films.append(Film(film, self._game.keys, score_caption(self._game.name)))
             (episode,) = rollout(env, agent, [*films, presses], clock, seed=planned.seed)
         return PlayedEpisode(name, planned.seed, episode.score, episode.num_steps, dict(presses.counts), planned.text)
-
-    def _agent(self, name: str) -> Agent:
-        if name == POLICY:
-            return self._policy
-        if name == SHUFFLED:
-            return ShuffledAgent(self._policy, self._samples().frames)
-        if name == "blind":
-            return BlindAgent(self._samples().actions)
-        if name in AGENT_NAMES:
-            return make_agent(self._game, name)
-        return RandomAgent(self._game) if name == "random" else IdleAgent()
-
-    def _sample(self) -> Sampled:
-        """All actions and some frames of a few episodes of the scripted player."""
-        env = self._env(True, False)
-        every = max(1, SAMPLE_EPISODES * self._game.max_steps // MAX_SHUFFLED_FRAMES)
-        sampled = Sampled(make_agent(self._game), env, every)
-        rollout(env, sampled, episodes=SAMPLE_EPISODES, seed=SAMPLE_SEED)
-        return sampled
-
-
-class Sampled:
-    """An agent whose actions are kept, and of every few of them the picture before it."""
-
-    def __init__(self, agent: Agent, env: gymnasium.Env[Frame, Any], every: int) -> None:
-        self._agent, self._env, self._every = agent, env, every
-        self.actions: list[Action] = []
-        self.frames: list[Frame] = []
-
-    def reset(self, seed: int) -> None:
-        self._agent.reset(seed)
-
-    def act(self, observation: Frame, info: Info) -> Action:
-        if len(self.actions) % self._every == 0:
-            picture: Any = self._env.render()
-            self.frames.append(picture)
-        self.actions.append(self._agent.act(observation, info))
-        return self.actions[-1]
 
 
 def start_servers(
