@@ -67,7 +67,7 @@ def duration_text(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
-class Progress:
+class ProgressBar:
     """A bar that is redrawn in place on a terminal, and a line every `line_every_s` seconds elsewhere."""
 
     def __init__(self, label: str, total: int, unit: str, line_every_s: float = 20.0) -> None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from p2p.console import Progress, duration_text, say
+from p2p.console import ProgressBar, duration_text, say
 from p2p.environments.registry import find_game
 from p2p.files import owned
 from p2p.play.comparison import PlaySettings, plan_episodes, play, start_servers
@@ -124,7 +124,7 @@ def train(settings: DemoSettings, seed: int) -> str:
     say(f"      $ {' '.join(command)}")
     metrics = MetricsFile(run_folder / "metrics.jsonl")
     num_updates, unit = parse_duration(load_recipe(settings.recipe, command[3:]).max_duration, "max_duration")
-    progress = Progress("training", num_updates, "updates" if unit == "ba" else "epochs")
+    progress = ProgressBar("training", num_updates, "updates" if unit == "ba" else "epochs")
 
     def show() -> dict[str, Any]:
         *_, last = [{"step": 0, "epoch": 0}, *metrics.entries()]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from p2p import __version__
-from p2p.console import Progress, fail, log_to_stderr, note, reader_is_gone, say
+from p2p.console import ProgressBar, fail, log_to_stderr, note, reader_is_gone, say
 from p2p.game_names import load_aliases
 from p2p_convert.amend import Amendments
 from p2p_convert.decoding import ALL, BYTES_PER_S, DECODE, NONE, SAMPLED, SAMPLED_SHARE
@@ -170,7 +170,7 @@ class _Bar:
 
     def __init__(self, decode: str, num_workers: int) -> None:
         self._decode, self._num_workers = decode, num_workers
-        self._progress: Progress | None = None
+        self._progress: ProgressBar | None = None
         self._num_bytes = 0
 
     def started(self, plan: Plan, open_tasks: Sequence[Task]) -> None:
@@ -180,7 +180,7 @@ class _Bar:
             note(f"{num_done} of {len(plan.tasks)} tasks were done before: kept")
         if open_tasks:
             note(decoding_time(to_do, self._decode, min(self._num_workers, len(open_tasks))))
-            self._progress = Progress("converting", _megabytes(to_do), "MB")
+            self._progress = ProgressBar("converting", _megabytes(to_do), "MB")
 
     def task_done(self, task: Task, report: Mapping[str, Any]) -> None:
         self._num_bytes += task.source.num_bytes

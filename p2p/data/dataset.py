@@ -27,8 +27,8 @@ from p2p.data.chunks import epoch_generator, epoch_starts, kept_starts, last_pha
 from p2p.data.errors import ShardError
 from p2p.data.lanes import Lanes
 from p2p.data.order import Order, join_walks, make_walk
+from p2p.data.position import Position
 from p2p.data.prefetch import Prefetcher
-from p2p.data.progress import Progress
 from p2p.data.stream import GameplayStream, given_streams, parse_bytes, share_epoch, temporary_folder
 from p2p.data.substitutes import substitutes
 from p2p.data.table import SegmentPlace
@@ -119,7 +119,7 @@ class GameplayDataset(IterableDataset[dict[str, Any]]):
         self._chosen = share_epoch(self.streams, totals, epoch_size)
         self.epoch_size = sum(self._chosen)
         self._rank, self._num_ranks = _rank()
-        self._progress = Progress()
+        self._position = Position()
         self._enter_process()
 
     @classmethod
@@ -238,7 +238,7 @@ class GameplayDataset(IterableDataset[dict[str, Any]]):
             ShardError: for a shard that cannot be had.
         """
         self._enter_process()
-        epoch, offset = self._progress.begin()
+        epoch, offset = self._position.begin()
         info = get_worker_info()
         order, places = self.order(epoch), self._places(offset, info.id if info else 0, info.num_workers if info else 1)
         is_copy = any(stream.is_copy for stream in self.streams)
@@ -270,7 +270,7 @@ class GameplayDataset(IterableDataset[dict[str, Any]]):
         The names are Streaming's, because a checkpoint is read into the names that it has. num_canonical_nodes 0 is
         this order; older checkpoints have 1 or more.
         """
-        epoch, offset = self._progress.position()
+        epoch, offset = self._position.position()
         return {
             "epoch": epoch,
             "sample_in_epoch": num_samples if from_beginning else offset + num_samples,
@@ -298,7 +298,7 @@ class GameplayDataset(IterableDataset[dict[str, Any]]):
                     f"{self._num_ranks} processes load {self.batch_size} each; load as many, or begin an epoch"
                 )
         self.shuffle_seed = int(obj.get("shuffle_seed", self.shuffle_seed))
-        self._progress.resume(obj)
+        self._position.resume(obj)
 
     # ------------------------------------------------------------------ its content
 
@@ -310,7 +310,7 @@ class GameplayDataset(IterableDataset[dict[str, Any]]):
         """
         if self._process != os.getpid():
             self._enter_process()
-        epoch = max(0, self._progress.position()[0])
+        epoch = max(0, self._position.position()[0])
         return self._sample(None, *self.locate(int(sample_id), epoch), epoch)
 
     def _sample(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from p2p.agents.remote import RemoteAgent
 from p2p.agents.serving import served
-from p2p.console import Progress
+from p2p.console import ProgressBar
 from p2p.environments.game import Frame
 from p2p.environments.registry import AGENT_NAMES, find_game, make_env
 from p2p.play.clock import RealtimeClock
@@ -92,7 +92,7 @@ def play(settings: PlaySettings, plan: Sequence[PlannedEpisode], num_workers: in
     todo = CONTEXT.Queue()
     for item in [*enumerate(plan), *[None] * num_workers]:
         todo.put(item)
-    progress = Progress("playing", len(plan), "episodes")
+    progress = ProgressBar("playing", len(plan), "episodes")
     found: dict[int, PlayedEpisode] = {}
     shares = [(settings, address, todo) for address in _share_out(settings.addresses, num_workers)]
     with closing(run_workers(_play_some, shares)) as reports:

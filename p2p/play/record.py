@@ -23,7 +23,7 @@ from p2p import gate
 from p2p.actions import FRAME_RATE_HZ
 from p2p.agents.controls import DisturbedAgent
 from p2p.config import FRAME_SIZE
-from p2p.console import Progress, duration_text, say
+from p2p.console import ProgressBar, duration_text, say
 from p2p.environments.game import Frame
 from p2p.environments.registry import AGENT_NAMES, find_game, game_name, game_names, make_agent, make_env
 from p2p.files import owned, write_file
@@ -114,7 +114,7 @@ def _record_all(
     settings: RecordSettings, instruction: Instruction, episodes: list[int], out: Path, num_workers: int
 ) -> int:
     """Share the episodes out among processes; returns how many frames they have."""
-    progress = Progress("recording", len(episodes), "episodes")
+    progress = ProgressBar("recording", len(episodes), "episodes")
     num_workers = min(num_workers, len(episodes))
     shares = [(settings, instruction, episodes[index::num_workers], out) for index in range(num_workers)]
     num_frames = num_done = 0

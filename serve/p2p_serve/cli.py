@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from p2p import __version__
-from p2p.console import Progress, fail, log_to_stderr, say
+from p2p.console import ProgressBar, fail, log_to_stderr, say
 from p2p.sockets import DEFAULT_SOCKET
 
 if TYPE_CHECKING:
@@ -319,7 +319,7 @@ def _run_bench(args: argparse.Namespace) -> int:
     from p2p_serve.bench import time_steps
 
     say(what)
-    progress = Progress("measuring", policy.config.num_timesteps + args.steps, "frames")
+    progress = ProgressBar("measuring", policy.config.num_timesteps + args.steps, "frames")
     table = time_steps(policy, args.steps, args.seed, progress.update)
     progress.close()
     say(table)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from p2p.config import PolicyConfig
-from p2p.console import Progress
+from p2p.console import ProgressBar
 from p2p.model.engine import StepEngine
 from p2p.model.policy import Policy
 
@@ -60,7 +60,7 @@ def main() -> int:
     seconds = np.zeros(args.steps, dtype=np.float32)
     tenth = max(args.steps // 10, 1)
     memory = []
-    progress = Progress("playing", args.steps, "frames")
+    progress = ProgressBar("playing", args.steps, "frames")
     for step in range(args.steps):
         progress.update(step)
         frame = pool[(step * 37) % len(pool)]

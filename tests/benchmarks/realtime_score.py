@@ -25,7 +25,7 @@ from typing import Any
 from p2p.actions import FRAME_RATE_HZ, Action
 from p2p.agents.remote import RemoteAgent
 from p2p.agents.serving import served
-from p2p.console import Progress
+from p2p.console import ProgressBar
 from p2p.environments.doom_engine import TICS_PER_STEP, button_values
 from p2p.environments.doom_env import DoomEnv
 from p2p.environments.environment import AnyAction, as_action
@@ -152,7 +152,7 @@ def main() -> None:
     options = ["--threads", "1", *(["--greedy"] if args.greedy else [])]
     ways = ways_of(args.game.removeprefix("doom:"), args.delays)
     scores: dict[str, list[float]] = {way: [] for way in ways}
-    progress = Progress("playing", len(ways) * args.episodes, "episodes")
+    progress = ProgressBar("playing", len(ways) * args.episodes, "episodes")
     with ExitStack() as stack:
         agent = stack.enter_context(closing(RemoteAgent(stack.enter_context(served(args.policy, 0, options)))))
         for env, _ in ways.values():

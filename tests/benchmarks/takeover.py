@@ -29,7 +29,7 @@ from typing import Any
 from p2p.actions import Action
 from p2p.agents.remote import TEXT_SUFFIX, RemoteAgent
 from p2p.agents.serving import served
-from p2p.console import Progress
+from p2p.console import ProgressBar
 from p2p.environments.doom_env import DoomEnv
 from p2p.environments.game import Agent, Frame, Info
 from p2p.environments.registry import find_game, game_names, make_agent
@@ -149,7 +149,7 @@ def play_row(args: argparse.Namespace, how: str) -> dict[int, Result | None]:
     turn = Turn(*(round(SECOND * seconds) for seconds in (args.begin, args.length, args.after)))
     options = ["--threads", "1", *(["--greedy"] if args.greedy else [])]
     options += ["--clear-every", str(args.clear_every)] if how == CLEARED else []
-    progress, results = Progress(how, args.episodes, "episodes"), {}
+    progress, results = ProgressBar(how, args.episodes, "episodes"), {}
     env = DoomEnv(args.game.removeprefix("doom:"), labels=True)
     with served(args.policy, 0, options) as address, closing(env):
         agent = Driven(address, make_agent(game, args.person), make_agent(game), how, turn)

@@ -43,12 +43,12 @@ def test_a_table_has_words_begin_and_numbers_end_together() -> None:
 def test_progress_outside_a_terminal_is_a_line_now_and_then_and_one_at_the_end(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    seldom = console.Progress("converting", 10, "MB")
+    seldom = console.ProgressBar("converting", 10, "MB")
     seldom.update(4)
     assert capsys.readouterr().err == ""
     seldom.close()
     assert "converting [###########                 ] 4/10 MB" in capsys.readouterr().err
-    often = console.Progress("playing", 2, "episodes", line_every_s=0.0)
+    often = console.ProgressBar("playing", 2, "episodes", line_every_s=0.0)
     often.update(1, note=EVIL)
     shown = capsys.readouterr().err
     assert "1/2 episodes" in shown

@@ -16,7 +16,7 @@ _MAX_WORKERS = 4096
 _EPOCH, _OF, _RESUMED, _OFFSET, _BEGUN = 0, 1, 2, 3, 4
 
 
-class Progress:
+class Position:
     """Each worker of a loader begins every epoch once, in a process that lives on or is made anew, in any order.
 
     So the first that begins counts up, and the others of the same loader that have not begun this epoch join it.
