@@ -10,7 +10,6 @@ stage is reused when its note and those of all stages before it say the same.
 import argparse
 import contextlib
 import math
-import os
 import shutil
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from typing import Any
 
 from p2p.console import ProgressBar, duration_text, say
 from p2p.environments.registry import find_game
-from p2p.files import owned
+from p2p.files import new_folder, owned
 from p2p.play.comparison import PlaySettings, plan_episodes, play, start_servers
 from p2p.play.record import RecordSettings, own_recordings, record_episodes
 from p2p.play.report import Report, write_report
@@ -160,14 +159,12 @@ def play_episodes(settings: DemoSettings, policy: Path, folder: Path) -> str:
 def evaluate(settings: DemoSettings, policy: Path, out: Path) -> str:
     """Offline metrics beside their baselines and the causality score on validation shards; a recording to look at."""
     command = [*_module("p2p.cli"), "evaluate", str(policy), "--data", str(settings.out / "shards" / "val")]
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     command += ["--chunks", "100", "--free-chunks", "8", "--batch-size", "8"]  # of 400: a minute is enough
-    _run([*command, "--out", str(partial)], settings.out / "logs" / "evaluate.log")
     recording = settings.out / "raw" / RecordSettings(settings.game).recording_id(0)
     view = [*_module("p2p.cli"), "view", str(recording), "--policy", str(policy), "--frames", "200"]
-    _run([*view, "--out", str(partial / "view.html")], settings.out / "logs" / "view.log")
-    os.replace(partial, out)
+    with new_folder(out) as folder:
+        _run([*command, "--out", str(folder)], settings.out / "logs" / "evaluate.log")
+        _run([*view, "--out", str(folder / "view.html")], settings.out / "logs" / "view.log")
     return ", ".join([*causality_facts(out / "report.json"), f"report in {out}"])
 
 

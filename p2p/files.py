@@ -88,16 +88,9 @@ def new_folder(path: Path | str) -> Iterator[Path]:
     try:
         yield temporary
         sync_files(temporary)
-        if path.is_dir():
-            aside = temporary_path(path)
-            os.rename(path, aside)
-            os.rename(temporary, path)
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            os.rename(temporary, path)
+        replace_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    sync(path.parent)
 
 
 def remove_folder(path: Path) -> None:
@@ -121,6 +114,20 @@ def publish(finished: Path, path: Path) -> None:
         sync(finished)
     os.replace(finished, path)
     sync(path.parent)
+
+
+def replace_folder(finished: Path, path: Path) -> None:
+    """Rename a folder, whose files are synced, over an older one, which is whole under its name until then.
+
+    Raises:
+        OSError: as `publish`.
+    """
+    aside = temporary_path(path)
+    if path.is_dir():
+        os.rename(path, aside)
+    os.rename(finished, path)
+    sync(path.parent)
+    remove_folder(aside)
 
 
 def sync_files(folder: Path) -> None:

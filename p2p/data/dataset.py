@@ -243,7 +243,7 @@ class GameplayDataset(IterableDataset[dict[str, Any]]):
         order, places = self.order(epoch), self._places(offset, info.id if info else 0, info.num_workers if info else 1)
         is_copy = any(stream.is_copy for stream in self.streams)
         waits = [stream.shards.longest_wait_s for stream in self.streams]
-        prefetcher = self._prefetcher = Prefetcher(self._prepare, max(waits)) if is_copy else None
+        prefetcher = self._prefetcher = Prefetcher(self._prepare, 2 * max(waits)) if is_copy else None
         ahead: deque[tuple[int, int, RecordingEntry, int]] = deque()
         try:
             for lane, number, slot in map(order.find, places):

@@ -33,7 +33,7 @@ class Prefetcher:
         except NotYet:
             if future.done():  # its own
                 raise
-            raise TimeoutError(f"a shard was not there after {self._longest_wait_s:.0f} s: start again") from None
+            raise TimeoutError(f"shard {shard} was not there after {self._longest_wait_s:.0f} s: start again") from None
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -7,7 +7,6 @@ missing after a crash) is not used. The upload is a thread's; training goes on m
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import threading
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from typing import Any
 from p2p.checkpoints.layout import METADATA
 from p2p.checkpoints.steps import CONFIG, KIND, local_steps, step_name, steps_in
 from p2p.config import PolicyConfig, save_policy_config
-from p2p.files import remove_folder, sync, temporary_path, write_file
+from p2p.files import remove_folder, replace_folder, sync, write_file
 from p2p.manifest import MANIFEST, FileRecord, Manifest, describe
 from p2p.object_storage import ObjectFolder
 
@@ -55,20 +54,10 @@ def publish(
     for later in (s for s in local_steps(folder) if s > step):
         aside = folder / f"{_SUPERSEDED}{step_name(later)}"
         log.warning("checkpoint %s is of another course of this run: set aside as %s", step_name(later), aside.name)
-        _replace(folder / step_name(later), aside)
-    _replace(scratch, folder / step_name(step))
+        replace_folder(folder / step_name(later), aside)
+    replace_folder(scratch, folder / step_name(step))
     if keep is not None:
         prune(folder, keep)
-
-
-def _replace(source: Path, target: Path) -> None:
-    """Rename a folder over another, which is whole under its name until then."""
-    aside = temporary_path(target)
-    if target.exists():
-        os.rename(target, aside)
-    os.rename(source, target)
-    sync(target.parent)
-    remove_folder(aside)
 
 
 def prune(folder: Path, keep: int) -> None:
